@@ -1,0 +1,36 @@
+# `make book` and `make test` need Python 3.11, git and make; nothing else.
+PYTHON ?= python3.11
+BIN := .venv/bin
+CHAPTERS := $(wildcard nbs/*.ipynb)
+
+.PHONY: book test notebooks export lint clean
+
+book: .venv/.installed  ## train the opening experiment, build the book
+	$(BIN)/epsbook repeat wrong_labels --out _build/records
+	$(BIN)/jupyter-book build . --warningiserror --keep-going
+
+test: .venv/.installed  ## pytest, every notebook by nbval, drift checks
+	$(BIN)/ruff check
+	$(BIN)/pytest
+	EPSBOOK_SCALE=smoke $(BIN)/pytest --nbval nbs
+
+notebooks: .venv/.installed  ## execute chapters at laptop scale, store outputs
+	for nb in $(CHAPTERS); do EPSBOOK_SCALE=laptop TQDM_DISABLE=1 \
+	  $(BIN)/jupyter execute --inplace $$nb || exit 1; done
+	$(BIN)/nbdev_clean
+
+export: .venv/.installed  ## nbs/ -> epsbook/
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+
+lint: .venv/.installed
+	$(BIN)/pre-commit run --all-files
+
+clean:
+	rm -rf _build .venv build dist *.egg-info
+
+.venv/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -r requirements.lock
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	touch $@
