@@ -12,6 +12,13 @@ from .epsilon import EpsCELoss, EpsFocalLoss, eps_softmax, epsilon
 
 # %% ../../nbs/losses.ipynb #dad03192
 _all_ = [
-    "CELoss", "CurveLoss", "EpsCELoss", "EpsFocalLoss", "Loss", "LossSum",
-    "MAELoss", "eps_softmax", "epsilon",
+    "CELoss",
+    "CurveLoss",
+    "EpsCELoss",
+    "EpsFocalLoss",
+    "Loss",
+    "LossSum",
+    "MAELoss",
+    "eps_softmax",
+    "epsilon",
 ]

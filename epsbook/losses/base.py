@@ -69,16 +69,9 @@ class _Linear:
             raise ValueError("a loss cannot be divided by zero")
         return self * (1 / divisor)
 
-# %% ../../nbs/A3_losses.ipynb #414358e3
-class Loss(_Linear, nn.Module):
-    """Base of all losses; interface of `torch.nn.CrossEntropyLoss`.
-
-    Args:
-        weight: one factor per class, shape (C,), or None.
-        ignore_index: label whose samples count for nothing (labels only).
-        reduction: "mean" (over the weights of the labels; over samples for
-            probabilities), "sum" or "none".
-    """
+# %% ../../nbs/A3_losses.ipynb #17687182
+class _Options(nn.Module):
+    "The options of `torch.nn.CrossEntropyLoss`, checked and shown."
 
     _hyper: tuple[str, ...] = ()
 
@@ -94,12 +87,28 @@ class Loss(_Linear, nn.Module):
             raise ValueError(
                 f'reduction must be "mean", "sum" or "none", got {reduction!r}'
             )
-        if weight is not None and not isinstance(weight, torch.Tensor):
+        if not isinstance(weight, torch.Tensor | None):
+            kind = type(weight).__name__
             raise TypeError(
-                f"weight must be a tensor of shape (C,), got {type(weight).__name__}"
+                f"weight must be a tensor of shape (C,), got {kind}"
             )
         self.register_buffer("weight", weight)
         self.ignore_index, self.reduction = ignore_index, reduction
+
+    def __repr__(self) -> str:
+        shown = (f"{k}={short(getattr(self, k))}" for k in self._hyper)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+# %% ../../nbs/A3_losses.ipynb #6b354555
+class Loss(_Linear, _Options):
+    """Base of all losses; interface of `torch.nn.CrossEntropyLoss`.
+
+    Args:
+        weight: one factor per class, shape (C,), or None.
+        ignore_index: label whose samples count for nothing (labels only).
+        reduction: "mean" (over the weights of the labels; over samples for
+            probabilities), "sum" or "none".
+    """
 
     def forward(
         self, logits: Float[Tensor, "n c *d"], target: Tensor
@@ -113,7 +122,9 @@ class Loss(_Linear, nn.Module):
         "One loss per sample, (N, ...), before any reduction."
         return _reduce(self, logits, target, "none")
 
-    def per_class(self, logits: Float[Tensor, "n c *d"]) -> Float[Tensor, "n c *d"]:
+    def per_class(
+        self, logits: Float[Tensor, "n c *d"]
+    ) -> Float[Tensor, "n c *d"]:
         "The loss of each possible label, (N, C, ...), without class weights."
         check_logits(logits)
         return self._every(wide(logits)).to(result_dtype(logits))
@@ -122,10 +133,6 @@ class Loss(_Linear, nn.Module):
         dim = class_dim(logits)
         losses = self._every(logits)
         return losses.gather(dim, target.unsqueeze(dim)).squeeze(dim)
-
-    def __repr__(self) -> str:
-        shown = (f"{k}={short(getattr(self, k))}" for k in self._hyper)
-        return f"{type(self).__name__}({', '.join(shown)})"
 
 # %% ../../nbs/A3_losses.ipynb #2f3f827c
 def _class_weight(loss: Loss, logits: Tensor) -> Tensor:
@@ -173,7 +180,9 @@ def _soft(loss: Loss, logits: Tensor, target: Tensor) -> tuple[Tensor, None]:
     return (share * loss._every(logits)).sum(dim), None
 
 
-def _reduce(loss: Loss, logits: Tensor, target: Tensor, reduction: str) -> Tensor:
+def _reduce(
+    loss: Loss, logits: Tensor, target: Tensor, reduction: str
+) -> Tensor:
     check_inputs(logits, target)
     kind = _soft if target.is_floating_point() else _hard
     losses, divisor = kind(loss, wide(logits), target)
@@ -216,26 +225,21 @@ def _shared_options(losses: Iterable[Loss]) -> dict:
     for other in rest:
         for name in ("weight", "ignore_index", "reduction"):
             a, b = getattr(first, name), getattr(other, name)
-            tensors = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+            tensors = isinstance(a, torch.Tensor) and isinstance(
+                b, torch.Tensor
+            )
             same = torch.equal(a, b) if tensors else a is b or a == b
             if not same:
                 raise ValueError(
-                    f"terms of a sum must agree on {name}, got {a!r} and {b!r}: "
-                    "give every term the same value"
+                    f"terms of a sum must agree on {name}, got {a!r} and "
+                    f"{b!r}: give every term the same value"
                 )
     names = ("weight", "ignore_index", "reduction")
     return {name: getattr(first, name) for name in names}
 
-# %% ../../nbs/A3_losses.ipynb #1cb3d8b2
-class LossSum(CurveLoss):
-    """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
-
-    Args:
-        terms: pairs (coefficient, loss); all losses with the same options.
-
-    Raises:
-        ValueError: no terms, options differ, or a coefficient is not finite.
-    """
+# %% ../../nbs/A3_losses.ipynb #c402e328
+class _Terms(CurveLoss):
+    "Weighted losses, flattened; those that are curves add up to one curve."
 
     def __init__(self, terms: list[tuple[float, Loss]]) -> None:
         if not terms:
@@ -259,18 +263,28 @@ class LossSum(CurveLoss):
         "Weighted sum of the terms' gradient weights."
         return sum(c * t.grad_weight(log_py, top) for c, t in self._curves())
 
-    def _add_others(self, method: str, *inputs: Tensor) -> Tensor:
+# %% ../../nbs/A3_losses.ipynb #ec7719d3
+class LossSum(_Terms):
+    """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
+
+    Args:
+        terms: pairs (coefficient, loss); all losses with the same options.
+
+    Raises:
+        ValueError: no terms, options differ, or a coefficient is not finite.
+    """
+
+    def _add_up(self, method: str, *inputs: Tensor) -> Tensor:
         "The curves in one pass, then every other term on its own."
-        terms, curves = self._terms(), self._curves()
-        parts = [getattr(super(), method)(*inputs)] if curves else []
-        others = (x for x in terms if not isinstance(x[1], CurveLoss))
+        parts = [getattr(super(), method)(*inputs)] if self._curves() else []
+        others = (x for x in self._terms() if not isinstance(x[1], CurveLoss))
         return sum([c * getattr(t, method)(*inputs) for c, t in others], *parts)
 
     def _given(self, logits: Tensor, target: Tensor) -> Tensor:
-        return self._add_others("_given", logits, target)
+        return self._add_up("_given", logits, target)
 
     def _every(self, logits: Tensor) -> Tensor:
-        return self._add_others("_every", logits)
+        return self._add_up("_every", logits)
 
     def __repr__(self) -> str:
         text = ""

@@ -20,7 +20,7 @@ __all__ = ['Curve', 'given_label', 'every_label']
 
 # %% ../../nbs/A2_curves.ipynb #9e700de1
 class Curve(Protocol):
-    "What a loss of (log p_y, top) must tell: its value and its gradient weight."
+    "What a loss of (log p_y, top) tells: its value and its gradient weight."
 
     def phi(
         self, log_py: Float[Tensor, "*s"], top: Bool[Tensor, "*s"]

@@ -32,8 +32,8 @@ def check_floating(logits: Float[Tensor, "*s"]) -> None:
         TypeError: they are something else.
     """
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
-        kind = getattr(logits, "dtype", type(logits).__name__)
-        raise TypeError(f"logits must be a floating-point tensor, got {kind}")
+        got = getattr(logits, "dtype", type(logits).__name__)
+        raise TypeError(f"logits must be a floating-point tensor, got {got}")
 
 
 def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
@@ -52,7 +52,8 @@ def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
 # %% ../../nbs/A1_inputs.ipynb #99c84cff
 def _check_target(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
     if not isinstance(target, torch.Tensor):
-        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+        kind = type(target).__name__
+        raise TypeError(f"target must be a tensor, got {kind}")
     if target.device != logits.device:
         raise ValueError(
             f"target is on {target.device}, logits on {logits.device}: "
@@ -68,8 +69,8 @@ def _check_target(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
     if list(target.shape) != shape:
         kind = "probabilities" if target.is_floating_point() else "labels"
         raise ValueError(
-            f"logits {tuple(logits.shape)} need {kind} of shape {tuple(shape)}, "
-            f"got {tuple(target.shape)}"
+            f"logits {tuple(logits.shape)} need {kind} of shape "
+            f"{tuple(shape)}, got {tuple(target.shape)}"
         )
 
 # %% ../../nbs/A1_inputs.ipynb #0db8718a
@@ -125,7 +126,7 @@ def wide(logits: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 
 
 def result_dtype(logits: Float[Tensor, "*s"]) -> torch.dtype:
-    "What `F.cross_entropy` would return: float32 under autocast, else as given."
+    "What `F.cross_entropy` returns: float32 under autocast, else as given."
     autocast = torch.is_autocast_enabled(logits.device.type)
     return wide(logits).dtype if autocast else logits.dtype
 

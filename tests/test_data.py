@@ -1,0 +1,303 @@
+"""Data sets: shapes, frozen splits, held-out parts, and what is refused."""
+
+import dataclasses
+import hashlib
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epsbook.data import DATASETS, Dataset, digits, holdout, load
+from epsbook.noise import NoiseSpec, label_sha256
+
+FROZEN = {  # the digits, never to change
+    "train_images": "c0877faf2fcebc1cc8b95bd24dbb52bd164fe1a619f61789f4fa7d6858e0ab14",
+    "train_labels": "299df705537f68f6780d4b1549d9bddc65059b3cec6c4e9544fef653a983b020",
+    "test_images": "26aba168a8d2562d172869f70e627b1841dcf4c87ff851646aa9c3ac70f93ed6",
+    "test_labels": "fdd099da7a4e85001ef9c8b23f2c66d26fea61a0740321fbd803ebbd3a4c5beb",
+    "symmetric .4": "1114640eff88e95fd7c72554506a708feacfeabe0837aa9361dbb9038ff4711b",
+    "held out": "afbc243ae5b43ac1ec0bc542936b0d0bee268316ba086503410920c688a8109c",
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    pytest.importorskip("sklearn")
+    return load("digits")
+
+
+def image_sha256(images):
+    return hashlib.sha256(images.numpy().astype("<f4").tobytes()).hexdigest()
+
+
+def small(**change):
+    parts = dict(
+        name="small",
+        train_images=torch.zeros(4, 1, 2, 2),
+        train_labels=torch.tensor([0, 1, 2, 0]),
+        test_images=torch.zeros(2, 1, 2, 2),
+        test_labels=torch.tensor([2, 1]),
+        num_classes=3,
+    )
+    return Dataset(**(parts | change))
+
+
+# Digits --------------------------------------------------------------------
+
+
+def test_digits_have_their_shapes(data):
+    assert data.name == "digits" and data.num_classes == 10
+    assert data.train_images.shape == (1297, 1, 8, 8)
+    assert data.test_images.shape == (500, 1, 8, 8)
+    for images in (data.train_images, data.test_images):
+        assert images.dtype == torch.float32 and images.is_contiguous()
+        assert images.min() == 0 and images.max() == 1
+        assert ((images * 16) % 1 == 0).all()
+    for labels in (data.train_labels, data.test_labels):
+        assert labels.dtype == torch.int64 and labels.ndim == 1
+
+
+def test_digits_are_scikit_learns(data):
+    from sklearn.datasets import load_digits
+
+    images = torch.cat([data.train_images, data.test_images]).flatten(1)
+    labels = torch.cat([data.train_labels, data.test_labels])
+    rows = torch.cat([images * 16, labels[:, None]], dim=1).long()
+    source = np.c_[load_digits().data, load_digits().target]
+    assert sorted(rows.tolist()) == sorted(source.astype(int).tolist())
+
+
+def test_digits_are_upright(data):
+    one = data.train_images[data.train_labels == 1].mean(0)[0]
+    rows, columns = one.sum(1), one.sum(0)  # a stroke from top to bottom
+    assert rows.std() < columns.std() / 2
+
+
+def test_class_counts_are_as_documented(data):
+    for labels in (data.train_labels, data.test_labels):
+        listed = ", ".join(map(str, labels.bincount().tolist()))
+        assert listed in " ".join(digits.__doc__.split())
+
+
+def test_digits_are_frozen(data):
+    for part in ("train", "test"):
+        images = getattr(data, f"{part}_images")
+        labels = getattr(data, f"{part}_labels")
+        assert image_sha256(images) == FROZEN[f"{part}_images"]
+        assert label_sha256(labels) == FROZEN[f"{part}_labels"]
+
+
+def test_noisy_digits_are_frozen(data):
+    noisy = NoiseSpec.symmetric(0.4).corrupt(data.train_labels, 10, seed=0)
+    assert label_sha256(noisy) == FROZEN["symmetric .4"]
+    _, held = holdout(noisy, fraction=0.1, seed=0)
+    assert label_sha256(held) == FROZEN["held out"]
+
+
+def test_each_load_stands_alone(data):
+    other = load("digits")
+    other.train_labels.zero_()
+    assert data.train_labels.any() and load("digits").train_labels.any()
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        load("digits")
+
+
+def test_importing_needs_no_scikit_learn():
+    code = "import sys, epsbook.data; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["cifar", "Digits", "", None, 3, ["digits"]])
+def test_unknown_names_list_the_known(name):
+    with pytest.raises(ValueError, match="name must be one of digits, got"):
+        load(name)
+
+
+def test_a_new_data_set_is_one_function(monkeypatch):
+    monkeypatch.setitem(DATASETS, "small", small)
+    assert load("small").name == "small"
+    with pytest.raises(ValueError, match="one of digits, small, got 'large'"):
+        load("large")
+
+
+# Dataset -------------------------------------------------------------------
+
+
+def test_a_data_set_is_frozen_and_shown_in_short():
+    data = small()
+    assert repr(data) == "Dataset(small: 4 + 2 images 1 x 2 x 2, 3 classes)"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.num_classes = 4
+    assert len({data, small()}) == 2  # told apart by identity
+
+
+def test_bytes_are_images_too():
+    images = torch.full((4, 3, 2, 2), 255, dtype=torch.uint8)
+    assert small(train_images=images, test_images=images[:2]).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (
+            dict(train_images=np.zeros((4, 1, 2, 2))),
+            TypeError,
+            "training images must be a tensor, got ndarray",
+        ),
+        (
+            dict(train_images=torch.zeros(4, 1, 2, 2).double()),
+            TypeError,
+            "training images must be uint8 or float32, got torch.float64",
+        ),
+        (
+            dict(train_images=torch.zeros(4, 2, 2)),
+            ValueError,
+            r"training images must be N x C x H x W, got \(4, 2, 2\)",
+        ),
+        (
+            dict(test_images=torch.zeros(0, 1, 2, 2)),
+            ValueError,
+            r"test images must be N x C x H x W",
+        ),
+        (
+            dict(test_images=torch.full((2, 1, 2, 2), 255.0)),
+            ValueError,
+            r"test float images must lie in \[0, 1\], got 255 to 255",
+        ),
+        (
+            dict(test_images=torch.full((2, 1, 2, 2), math.nan)),
+            ValueError,
+            r"test float images must lie in \[0, 1\], got nan to nan",
+        ),
+        (
+            dict(test_images=torch.zeros(2, 3, 2, 2)),
+            ValueError,
+            r"must agree, got \(1, 2, 2\) torch.float32, \(3, 2, 2\) torch.float32",
+        ),
+        (
+            dict(test_images=torch.zeros(2, 1, 2, 2).byte()),
+            ValueError,
+            r"must agree, got .*uint8",
+        ),
+        (
+            dict(train_labels=torch.tensor([0, 1, 2])),
+            ValueError,
+            "training images and labels must pair up, got 4 and 3",
+        ),
+        (
+            dict(train_labels=torch.tensor([0, 1, 2, 3])),
+            ValueError,
+            r"lie in 0\.\.2, got 3 at position 3",
+        ),
+        (
+            dict(train_labels=torch.zeros(4)),
+            TypeError,
+            "labels must be integers, got torch.float32",
+        ),
+        (
+            dict(train_labels=torch.zeros(4).int()),
+            TypeError,
+            "training labels must be an int64 tensor",
+        ),
+        (
+            dict(test_labels=np.zeros(2, int)),
+            TypeError,
+            "test labels must be an int64 tensor",
+        ),
+        (dict(num_classes=1), ValueError, "num_classes must be at least 2, got 1"),
+        (dict(num_classes="3"), TypeError, "num_classes must be an integer, got '3'"),
+        (dict(name=None), TypeError, "name must be a string, got None"),
+    ],
+)
+def test_parts_that_do_not_fit(change, error, message):
+    with pytest.raises(error, match=message):
+        small(**change)
+
+
+# Holding out ---------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=4, max_size=60),
+    st.floats(0.15, 0.85),
+    st.integers(0, 5),
+)
+@settings(deadline=None, max_examples=100)
+def test_holdout_is_stratified(labels, fraction, seed):
+    labels = np.array(labels)
+    kept, held = holdout(labels, fraction, seed)
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
+    assert kept.dtype == held.dtype == np.int64
+    assert len(held) == round(fraction * len(labels))
+    found = np.bincount(labels[held], minlength=5)
+    wish = fraction * np.bincount(labels, minlength=5)
+    assert (np.abs(found - wish) < 1 + 1e-9).all()
+
+
+def test_holdout_does_not_care_how_labels_are_called():
+    labels = np.arange(100) % 3
+    _, held = holdout(labels, 0.2, seed=1)
+    _, renamed = holdout(labels * 50 - 7, 0.2, seed=1)
+    assert held.tolist() == renamed.tolist()
+
+
+def test_holdout_returns_what_it_got():
+    labels = np.arange(100) % 3
+    arrays = holdout(labels, 0.2, seed=1)
+    tensors = holdout(torch.from_numpy(labels), 0.2, seed=1)
+    assert isinstance(arrays, tuple) and len(arrays) == 2
+    for array, tensor in zip(arrays, tensors, strict=True):
+        assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
+        assert tensor.dtype == torch.int64 and array.tolist() == tensor.tolist()
+
+
+def test_holdout_is_even_and_follows_its_seed():
+    labels = np.repeat([0, 1], [30, 20])
+    times = np.zeros(50)
+    for seed in range(300):
+        times[holdout(labels, 0.2, seed)[1]] += 1
+    # Each index is held out with probability .2, 60 times on average.
+    assert abs(times - 60).max() < 4 * math.sqrt(300 * 0.2 * 0.8)
+    assert holdout(labels, 0.2, 0)[1].tolist() == holdout(labels, 0.2, 0)[1].tolist()
+
+
+@pytest.mark.parametrize(
+    "fraction, error, message",
+    [
+        (0, ValueError, "fraction must lie between 0 and 1, got 0"),
+        (1.0, ValueError, "fraction must lie between 0 and 1, got 1"),
+        (-0.1, ValueError, "fraction must lie between 0 and 1"),
+        (10, ValueError, "fraction must lie between 0 and 1, got 10"),
+        (math.nan, ValueError, "fraction must lie between 0 and 1, got nan"),
+        (1e-4, ValueError, "at least one of 30 labels and not all, got 0.0001"),
+        (0.999, ValueError, "at least one of 30 labels and not all, got 0.999"),
+        ("0.1", TypeError, "fraction must be a number, got '0.1'"),
+        (True, TypeError, "fraction must be a number, got True"),
+    ],
+)
+def test_fractions_that_are_none(fraction, error, message):
+    with pytest.raises(error, match=message):
+        holdout(np.arange(30) % 3, fraction, seed=0)
+
+
+def test_labels_and_seeds_that_are_none():
+    with pytest.raises(
+        TypeError, match="labels must be an array or a tensor, got list"
+    ):
+        holdout([0, 1, 2], 0.5, seed=0)
+    with pytest.raises(TypeError, match=r"must be integers, got torch\.float32"):
+        holdout(torch.zeros(5), 0.5, seed=0)
+    with pytest.raises(ValueError, match=r"labels must have shape \(n,\)"):
+        holdout(np.zeros((5, 2), int), 0.5, seed=0)
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        holdout(np.arange(30), 0.5, seed=-1)
