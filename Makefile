@@ -1,6 +1,8 @@
 # `make book` and `make test` need Python 3.11, git and make; nothing else.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Small networks on busy machines: threads that wait must not spin.
+export OMP_WAIT_POLICY := PASSIVE
 CHAPTERS := $(wildcard nbs/*.ipynb)
 
 .PHONY: book test notebooks export lint clean

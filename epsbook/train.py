@@ -154,6 +154,13 @@ def _measure(net: nn.Module, split: _Split) -> dict[str, float]:
         "memorized": _share(hit[split.wrong]),
     }
 
+# %% ../nbs/17_training.ipynb #bd6d12d3
+def _recall(net: nn.Module, split: _Split) -> list[float]:
+    "Test accuracy on each class."
+    hit = predict(net, split.x_test) == split.y_test
+    classes = range(split.num_classes)
+    return [round(_share(hit[split.y_test == k]), 6) for k in classes]
+
 # %% ../nbs/17_training.ipynb #e6a4b5f0
 def fit(
     d: data.Dataset,
@@ -176,7 +183,7 @@ def fit(
     given = spec.corrupt(d.train_labels, d.num_classes, seed)
     split = _Split.of(d, given, protocol.validation, seed, device)
     start = time.perf_counter()
-    curves = _curves(split, loss.to(device), protocol, seed, label)
+    curves, recall = _curves(split, loss.to(device), protocol, seed, label)
     seconds = time.perf_counter() - start
     return {
         "dataset": d.name,
@@ -187,6 +194,7 @@ def fit(
         "protocol": asdict(protocol),
         "seed": seed,
         "accuracy": accuracies(curves),
+        "recall": recall,
         "curves": curves,
         "seconds": round(seconds, 2),
         "hardware": hardware(device),
@@ -196,7 +204,8 @@ def fit(
 # %% ../nbs/17_training.ipynb #ca501087
 def _curves(
     split: _Split, loss: losses.Loss, protocol: Protocol, seed: int, label: str
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], list[float]]:
+    "The curves of a run, and the last network's accuracy on each class."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = models.build(protocol.network, split.num_classes)
@@ -211,7 +220,7 @@ def _curves(
         optimizer, protocol.epochs
     )
     order = torch.Generator().manual_seed(seed)
-    rows = []
+    rows: list[dict[str, float]] = []
     for epoch in (bar := _bar(protocol.epochs, label)):
         value = _epoch(net, loss, split.x, split.y, optimizer, protocol, order)
         if not math.isfinite(value):
@@ -222,7 +231,8 @@ def _curves(
         schedule.step()
         rows.append({"train_loss": value} | _measure(net, split))
         bar.set_postfix(test=f"{rows[-1]['test']:.3f}", refresh=False)
-    return {key: [round(r[key], 6) for r in rows] for key in rows[0]}
+    curves = {key: [round(r[key], 6) for r in rows] for key in rows[0]}
+    return curves, _recall(net, split)
 
 
 def _bar(epochs: int, label: str) -> tqdm:

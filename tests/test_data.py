@@ -21,7 +21,7 @@ FROZEN = {  # the digits, never to change
     "test_images": "26aba168a8d2562d172869f70e627b1841dcf4c87ff851646aa9c3ac70f93ed6",
     "test_labels": "fdd099da7a4e85001ef9c8b23f2c66d26fea61a0740321fbd803ebbd3a4c5beb",
     "symmetric .4": "1114640eff88e95fd7c72554506a708feacfeabe0837aa9361dbb9038ff4711b",
-    "held out": "afbc243ae5b43ac1ec0bc542936b0d0bee268316ba086503410920c688a8109c",
+    "held out": "40fe402abe03d543d6c80bb3080b93f5357bf1be45d1491a4f4d2c34326a3061",
 }
 
 
@@ -259,6 +259,19 @@ def test_holdout_returns_what_it_got():
     for array, tensor in zip(arrays, tensors, strict=True):
         assert isinstance(array, np.ndarray) and isinstance(tensor, torch.Tensor)
         assert tensor.dtype == torch.int64 and array.tolist() == tensor.tolist()
+
+
+@pytest.mark.parametrize("draw", ["exact", "iid"])
+def test_holdout_knows_nothing_of_the_noise_of_the_same_seed(draw):
+    """With shared random numbers all or none of the held-out labels are wrong."""
+    true = np.arange(4000) % 10
+    rates = []
+    for seed in range(40):
+        noisy = NoiseSpec.symmetric(0.4, draw=draw).corrupt(true, 10, seed)
+        held = holdout(noisy, 0.1, seed)[1]
+        rates.append((noisy[held] != true[held]).mean())
+    error = np.sqrt(0.4 * 0.6 / (400 * 40))
+    assert abs(np.mean(rates) - 0.4) < 4 * error
 
 
 def test_holdout_is_even_and_follows_its_seed():

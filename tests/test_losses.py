@@ -504,7 +504,7 @@ def test_bad_input_names_the_fix(make, logits, target, kind, says):
         (lambda: eps_softmax(X, -1), ValueError, "m must be"),
         (lambda: eps_softmax(X.long(), 1), TypeError, "floating-point"),
         (lambda: epsilon(1, 1), ValueError, "num_classes"),
-        (lambda: epsilon(1, 2.5), ValueError, "whole"),
+        (lambda: epsilon(1, 2.5), TypeError, "must be an integer"),
     ],
 )
 def test_bad_parameters_name_the_fix(build, kind, says):

@@ -13,16 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from epsbook import noise
+from epsbook import draw
+from epsbook.draw import apportion, random_order
+from epsbook.labels import as_labels
 from epsbook.noise import (
     CIFAR10_MAP,
     MNIST_MAP,
     NoiseSpec,
-    _apportion,
-    as_labels,
     inclusive_rate,
     label_sha256,
-    random_order,
     realized_rate,
     realized_transition,
     symmetric_rate,
@@ -195,7 +194,7 @@ def test_apportion_is_nearest(weights, total):
         weights[0] = 1
     expected = total * np.array(weights) / sum(weights)
     keys = np.random.PCG64(0).random_raw(len(weights))[None]
-    found = _apportion(expected[None], np.array([total]), keys)[0]
+    found = apportion(expected[None], np.array([total]), keys)[0]
     grid = itertools.product(range(total + 1), repeat=len(weights))
     best = min(np.abs(np.array(x) - expected).sum() for x in grid if sum(x) == total)
     assert found.sum() == total
@@ -206,11 +205,11 @@ def test_rounding_neither_makes_nor_breaks_a_tie():
     half, keys = 1e-12, np.array([[9, 1]], dtype=np.uint64)
     for shift in (half, -half):  # .5 and .5, but for rounding: the keys decide
         expected = np.array([[1.5 + shift, 2.5 - shift]])
-        assert _apportion(expected, np.array([4]), keys).tolist() == [[1, 3]]
+        assert apportion(expected, np.array([4]), keys).tolist() == [[1, 3]]
     expected = np.array([[1.5 + 1e-6, 2.5 - 1e-6]])  # not a tie
-    assert _apportion(expected, np.array([4]), keys).tolist() == [[2, 2]]
+    assert apportion(expected, np.array([4]), keys).tolist() == [[2, 2]]
     expected = np.array([[3 - half, 2 + half]])  # whole, but for rounding
-    assert _apportion(expected, np.array([5]), keys).tolist() == [[3, 2]]
+    assert apportion(expected, np.array([5]), keys).tolist() == [[3, 2]]
 
 
 def test_ties_go_to_every_class_equally():
@@ -274,7 +273,7 @@ def test_iid_labels_are_independent_of_each_other():
 @pytest.mark.parametrize("raw, given_label", [(0, 1), (2**64 - 1, 10)])
 def test_iid_never_gives_what_has_probability_zero(monkeypatch, raw, given_label):
     """The smallest and largest random number, zeros at both ends of the row."""
-    monkeypatch.setattr(noise, "_raw", lambda seed, n: np.full(n, raw, np.uint64))
+    monkeypatch.setattr(draw, "raw_keys", lambda seed, n, use="": np.full(n, raw, np.uint64))
     row = [0.0] + [0.1] * 10 + [0.0]  # adds up to less than 1 in float64
     assert np.cumsum(row)[-1] < 1
     spec = NoiseSpec.from_transition([row] * 12, draw="iid")

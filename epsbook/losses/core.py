@@ -25,11 +25,11 @@ class CELoss(CurveLoss):
     """
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "-log p_y."
+        "Minus the logarithm of p_y; shapes as given."
         return -log_py
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "1."
+        "One, everywhere."
         return torch.ones_like(log_py)
 
 
@@ -42,9 +42,9 @@ class MAELoss(CurveLoss):
     """
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "2 (1 - p_y)."
+        "Twice 1 - p_y; shapes as given."
         return -2 * log_py.expm1()
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "2 p_y."
+        "Twice p_y."
         return 2 * log_py.exp()

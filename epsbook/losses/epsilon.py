@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..labels import check_int
 from .base import CurveLoss
-from epsbook.losses.inputs import (
-    check_floating,
-    check_number,
-    check_whole,
-    wide,
-)
+from .inputs import check_floating, check_number, wide
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -56,7 +52,7 @@ def epsilon(m: float, num_classes: int) -> float:
         TypeError, ValueError: m is not >= 0; num_classes is not whole, >= 2.
     """
     m = check_number("m", m, low=0)
-    k = check_whole("num_classes", num_classes, low=2)
+    k = check_int("num_classes", num_classes, least=2)
     return math.sqrt(1 - 1 / k) / (m + 1)
 
 # %% ../../nbs/08_eps_softmax.ipynb #8faa4521

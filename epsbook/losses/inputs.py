@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'ignored_labels', 'wide', 'result_dtype', 'check_whole',
+__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'ignored_labels', 'wide', 'result_dtype',
            'check_number', 'short']
 
 # %% ../../nbs/A1_inputs.ipynb #eb086e4e
@@ -40,7 +40,8 @@ def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
     """Refuses logits that are not (N, C, ...) or (C,) with C >= 2.
 
     Raises:
-        TypeError: not a floating-point tensor. ValueError: another shape.
+        TypeError: not a floating-point tensor.
+        ValueError: another shape.
     """
     check_floating(logits)
     if logits.ndim == 0 or logits.shape[class_dim(logits)] < 2:
@@ -130,18 +131,7 @@ def result_dtype(logits: Float[Tensor, "*s"]) -> torch.dtype:
     autocast = torch.is_autocast_enabled(logits.device.type)
     return wide(logits).dtype if autocast else logits.dtype
 
-# %% ../../nbs/A1_inputs.ipynb #0861ca1d
-def check_whole(name: str, value: int, low: int) -> int:
-    """`value` as an int, at least `low`.
-
-    Raises:
-        TypeError: it is not a number. ValueError: not whole, or too small.
-    """
-    if check_number(name, value, low) != int(value):
-        raise ValueError(f"{name} must be a whole number, got {value}")
-    return int(value)
-
-
+# %% ../../nbs/A1_inputs.ipynb #68ffe995
 def check_number(
     name: str, value: float, low: float = -math.inf, high: float = math.inf
 ) -> float:

@@ -1,0 +1,1 @@
+"""Records of the measured runs, one JSON each; `epsbook.record` reads them."""
