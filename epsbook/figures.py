@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import seaborn as sns
+import torch
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from epsbook.losses import CurveLoss
+
 # %% auto #0
-__all__ = ['INK', 'use_style', 'method_color', 'method_label', 'show']
+__all__ = ['INK', 'use_style', 'method_color', 'method_label', 'by_method', 'plot_weight', 'show']
 
 # %% ../nbs/A4_figures.ipynb #9bc1d5ec
 INK = "#333333"
@@ -85,6 +90,41 @@ def _check_method(method: str) -> None:
             f"unknown method {method!r}; known: {', '.join(_METHODS)}"
         )
 
+# %% ../nbs/A4_figures.ipynb #5b1aa688
+def by_method(
+    ax: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    last: str = "",
+    **style: Any,
+) -> None:
+    "Mean ± sd of `y` against `x`, a line per method; `last` ends its label."
+    for method, part in frame.groupby("method"):
+        color, label = method_color(method), method_label(method) + last
+        sns.lineplot(
+            part,
+            x=x,
+            y=y,
+            errorbar="sd",
+            ax=ax,
+            color=color,
+            label=label,
+            **style,
+        )
+
+
+def plot_weight(
+    ax: Axes, loss: CurveLoss, method: str, *, top: bool = False, **style: Any
+) -> None:
+    "Gradient weight for p_y from 1e-5 to 1; `top`: the label is the argmax."
+    p = torch.logspace(-5, 0, 600, dtype=torch.float64)
+    weight = loss.grad_weight(p.log(), torch.full((600,), top))
+    options = {"label": method_label(method), "color": method_color(method)}
+    ax.plot(p, weight, **(options | style))
+    ax.set(xscale="log", xlabel="$p_y$")
+
 # %% ../nbs/A4_figures.ipynb #b1c95cac
 def show(fig: Figure, alt: str) -> None:
     """Displays `fig` as SVG with the text alternative `alt`.
@@ -98,6 +138,7 @@ def show(fig: Figure, alt: str) -> None:
     """
     from IPython.display import display
 
+    alt = " ".join(alt.split())
     if len(alt) < 30:
         raise ValueError(f"say in a sentence what one sees, got {alt!r}")
     file = io.StringIO()

@@ -12,7 +12,7 @@ from torch import nn
 from .labels import check_int
 
 # %% auto #0
-__all__ = ['MODELS', 'digits_net', 'build']
+__all__ = ['MODELS', 'digits_net', 'check_name', 'build']
 
 # %% ../nbs/16_models.ipynb #e3e77ad0
 def _conv(channels_in: int, channels_out: int) -> list[nn.Module]:
@@ -52,6 +52,18 @@ def digits_net(num_classes: int = 10) -> nn.Sequential:
 MODELS: dict[str, Callable[[int], nn.Module]] = {"digits_net": digits_net}
 
 
+def check_name(name: str) -> str:
+    """`name`, if it is one of `MODELS`.
+
+    Raises:
+        ValueError: no network has this name; the known ones are listed.
+    """
+    if not isinstance(name, str) or name not in MODELS:
+        known = ", ".join(MODELS)
+        raise ValueError(f"name must be one of {known}, got {name!r}")
+    return name
+
+
 def build(name: str, num_classes: int) -> nn.Module:
     """The network called `name`, one of `MODELS`.
 
@@ -66,7 +78,4 @@ def build(name: str, num_classes: int) -> nn.Module:
         TypeError: K is not an integer.
         ValueError: no network has this name, or K below 2.
     """
-    if not isinstance(name, str) or name not in MODELS:
-        known = ", ".join(MODELS)
-        raise ValueError(f"name must be one of {known}, got {name!r}")
-    return MODELS[name](num_classes)
+    return MODELS[check_name(name)](num_classes)

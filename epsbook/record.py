@@ -35,10 +35,13 @@ def scale() -> str:
         ValueError: `EPSBOOK_SCALE` is not one of the three.
     """
     default = "paper" if torch.cuda.is_available() else "laptop"
-    name = os.environ.get("EPSBOOK_SCALE", default)
+    return _known_scale(os.environ.get("EPSBOOK_SCALE", default))
+
+
+def _known_scale(name: str) -> str:
     if name not in SCALES:
         raise ValueError(
-            f"EPSBOOK_SCALE is {name!r}; set it to one of {', '.join(SCALES)}"
+            f"the scale is {name!r}; set it to one of {', '.join(SCALES)}"
         )
     return name
 
@@ -47,14 +50,15 @@ def settings(name: str, at: str | None = None) -> dict:
     """Settings of the experiment `name` at the scale `at` (default: in force).
 
     Raises:
-        ValueError: no experiment has that name; the known ones are listed.
+        ValueError: no experiment has that name, or no such scale; the known
+            ones are listed.
     """
     text = files("epsbook.assets").joinpath("settings.toml").read_text("utf-8")
     known = tomllib.loads(text)
     if name not in known:
         raise ValueError(f"no experiment {name!r}; known: {', '.join(known)}")
     shared = {k: v for k, v in known[name].items() if k not in SCALES}
-    return shared | known[name][at or scale()]
+    return shared | known[name][_known_scale(at) if at else scale()]
 
 # %% ../nbs/A5_records.ipynb #99c9e2cb
 def hardware(device: str) -> dict[str, str | int]:

@@ -17,6 +17,8 @@ import torch
 from tqdm import tqdm
 
 from . import data, losses, models, noise
+from .labels import check_int
+from .losses.inputs import check_number
 from .record import hardware, scale, settings, versions
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ def build_loss(terms: list[dict]) -> losses.Loss:
     Raises:
         ValueError: a class name is unknown; the known ones are listed.
     """
+    if not terms:
+        raise ValueError("a loss needs at least one term")
     return sum(_build_term(**term) for term in terms)
 
 
@@ -67,6 +71,15 @@ class Protocol:
     weight_decay: float
     clip: float
     validation: float
+
+    def __post_init__(self) -> None:
+        models.check_name(self.network)
+        for name in ("epochs", "batch_size"):
+            check_int(name, getattr(self, name), least=1)
+        for name in ("lr", "momentum", "weight_decay"):
+            check_number(name, getattr(self, name), low=0)
+        check_number("clip", self.clip, low=1e-12)
+        check_number("validation", self.validation, low=0.001, high=0.999)
 
 # %% ../nbs/17_training.ipynb #49083b2b
 def _epoch(
@@ -184,7 +197,6 @@ def fit(
     split = _Split.of(d, given, protocol.validation, seed, device)
     start = time.perf_counter()
     curves, recall = _curves(split, loss.to(device), protocol, seed, label)
-    seconds = time.perf_counter() - start
     return {
         "dataset": d.name,
         "loss": repr(loss),
@@ -196,7 +208,7 @@ def fit(
         "accuracy": accuracies(curves),
         "recall": recall,
         "curves": curves,
-        "seconds": round(seconds, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "hardware": hardware(device),
         "versions": versions(),
     }
