@@ -156,7 +156,7 @@ class _Split:
         parts = (*parts, x_test, d.test_labels)
         return cls(d.num_classes, *(part.to(device) for part in parts))
 
-
+# %% ../nbs/17_training.ipynb #b7dad42d
 def _measure(net: nn.Module, split: _Split) -> dict[str, float]:
     "The four accuracies."
     hit = predict(net, split.x) == split.y
