@@ -21,7 +21,7 @@ COMMITTED = sorted(
     (f for f in files("epsbook.results").iterdir() if f.name.endswith(".json")),
     key=lambda f: f.name,
 )
-EXPERIMENTS = ("wrong_labels", "eps_softmax")
+EXPERIMENTS = ("wrong_labels", "eps_softmax", "ce_decay", "ce_short")
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ class EpsCELoss(CurveLoss):
         return -_log_f(log_py, top, self.m).clamp_min(self._floor)
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "p_y / (p_y + m) at the argmax; else 1 above the floor, 0 below."
+        "p_y / (p_y + m) at the argmax, else 1; 0 where f_y is below tau."
         above = _log_f(log_py, top, self.m) >= self._floor
         return _slope(log_py, top, self.m) * above
 
@@ -133,5 +133,7 @@ class EpsFocalLoss(EpsCELoss):
         "That of `EpsCELoss` times the focal factor and its own slope."
         ce, factor = self._ce_and_factor(log_py, top)
         if not self.detach_factor:
-            factor = factor * (1 + self.gamma * ce / ce.expm1())
+            # x / expm1(x) is 0 beyond 80; with tau = 0, inf / inf is not.
+            x = ce.clamp_max(80)
+            factor = factor * (1 + self.gamma * x / x.expm1())
         return super().grad_weight(log_py, top) * factor
