@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -114,12 +115,19 @@ def by_method(
             **style,
         )
 
-
+# %% ../nbs/A4_figures.ipynb #d4331891
 def plot_weight(
-    ax: Axes, loss: CurveLoss, method: str, *, top: bool = False, **style: Any
+    ax: Axes,
+    loss: CurveLoss,
+    method: str,
+    *,
+    top: bool = False,
+    low: float = 1e-5,
+    high: float = 1,
+    **style: Any,
 ) -> None:
-    "Gradient weight for p_y from 1e-5 to 1; `top`: the label is the argmax."
-    p = torch.logspace(-5, 0, 600, dtype=torch.float64)
+    "Gradient weight for p_y from `low` to `high`; `top`: y is the argmax."
+    p = torch.logspace(math.log10(low), math.log10(high), 600).double()
     weight = loss.grad_weight(p.log(), torch.full((600,), top))
     options = {"label": method_label(method), "color": method_color(method)}
     ax.plot(p, weight, **(options | style))
