@@ -57,8 +57,11 @@ def repeat(
 
     Example: epsbook repeat wrong_labels --out _build/records
     """
-    at = scale or record.scale()
+    at = record.scale() if scale is None else scale
     settings, old = record.settings(name, at), _committed(name)
+    if seeds > len(settings["seeds"]):
+        raise ValueError(f"--seeds must be at most {len(settings['seeds'])}")
+    out.mkdir(parents=True, exist_ok=True)
     lines = []
     for method in settings["methods"]:
         for seed in settings["seeds"][:seeds]:
@@ -72,6 +75,11 @@ def repeat(
 def main() -> None:
     "Entry point of the command `epsbook`."
     try:
-        app()
-    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(app(standalone_mode=False))
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"epsbook: {error}")
+    except Exception as error:
+        # A usage error; typer's own class for it moves between versions.
+        if not hasattr(error, "format_message"):
+            raise
+        sys.exit(f"epsbook: {error.format_message()} See epsbook --help.")

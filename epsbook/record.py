@@ -90,18 +90,37 @@ def versions() -> dict[str, str]:
         "epsbook": epsbook.__version__,
     }
 
+# %% ../nbs/A5_records.ipynb #6c7bf784
+def _read(file: Path) -> dict:
+    try:
+        record = json.loads(file.read_text("utf-8"))
+        return {k: record[k] for k in ("method", "seed", "scale")} | record
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is not a record ({error}): delete it and make it again"
+        ) from None
+
 # %% ../nbs/A5_records.ipynb #a199e168
 def write_record(record: dict, folder: str | Path) -> Path:
-    "Writes a record, whole or not at all; returns its path."
+    """Writes a record, whole or not at all; returns its path.
+
+    Raises:
+        FileExistsError: a record of another scale has that name.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "{experiment}-{method}-seed{seed}.json".format(**record)
+    if path.exists() and _read(path)["scale"] != record["scale"]:
+        raise FileExistsError(
+            f"{path} is a record of another scale: choose another folder"
+        )
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    text = json.dumps(record, indent=1, allow_nan=False)
+    part.write_text(text + "\n", "utf-8")
     part.replace(path)
     return path
 
-
+# %% ../nbs/A5_records.ipynb #d56ef46c
 def read_records(name: str, folder: str | Path | None = None) -> list[dict]:
     """Records of the experiment `name`, ordered by method and seed.
 
@@ -112,8 +131,8 @@ def read_records(name: str, folder: str | Path | None = None) -> list[dict]:
     """
     where = files("epsbook.results") if folder is None else Path(folder)
     found = [
-        json.loads(file.read_text("utf-8"))
-        for file in where.iterdir()
+        _read(file)
+        for file in (where.iterdir() if where.is_dir() else ())
         if file.name.startswith(f"{name}-") and file.name.endswith(".json")
     ]
     if not found:

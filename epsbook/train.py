@@ -43,7 +43,8 @@ def build_loss(terms: list[dict]) -> losses.Loss:
 def _build_term(
     loss: str, factor: float = 1, **parameters: float
 ) -> losses.Loss:
-    known = [n for n in losses.__all__ if n.endswith("Loss") and n != "Loss"]
+    known = [n for n in losses.__all__ if n.endswith("Loss")]
+    known = [n for n in known if n not in ("Loss", "CurveLoss")]
     if loss not in known:
         raise ValueError(f"unknown loss {loss!r}; known: {', '.join(known)}")
     made = getattr(losses, loss)(**parameters)
@@ -59,8 +60,8 @@ class Protocol:
         epochs: passes over the training part.
         batch_size: samples a step.
         lr, momentum, weight_decay: of `torch.optim.SGD`; lr at the start.
-        clip: largest L2 norm of the whole gradient.
-        validation: share of the noisy training set held out, in (0, 1).
+        clip: largest L2 norm of the whole gradient; `math.inf` for none.
+        validation: share of the noisy training set held out, 0.001 to 0.999.
     """
 
     network: str
@@ -76,9 +77,11 @@ class Protocol:
         models.check_name(self.network)
         for name in ("epochs", "batch_size"):
             check_int(name, getattr(self, name), least=1)
-        for name in ("lr", "momentum", "weight_decay"):
+        for name in ("lr", "weight_decay"):
             check_number(name, getattr(self, name), low=0)
-        check_number("clip", self.clip, low=1e-12)
+        check_number("momentum", self.momentum, low=0, high=0.9999)
+        if self.clip != math.inf:
+            check_number("clip", self.clip, low=1e-12)
         check_number("validation", self.validation, low=0.001, high=0.999)
 
 # %% ../nbs/17_training.ipynb #49083b2b
@@ -112,16 +115,19 @@ def predict(net: nn.Module, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
     return torch.cat([net(part).argmax(1) for part in x.split(1024)])
 
 
-def _share(hits: Bool[Tensor, " n"]) -> float:
-    return float(hits.float().mean()) if hits.numel() else math.nan
+def _share(hits: Bool[Tensor, " n"]) -> float | None:
+    "Share of hits to six decimals; None if there is nothing to share."
+    return round(float(hits.float().mean()), 6) if hits.numel() else None
 
 # %% ../nbs/17_training.ipynb #39365591
 def standardize(
     train: Float[Tensor, "n c h w"], test: Float[Tensor, "t c h w"]
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "t c h w"]]:
     "Both sets, shifted and scaled so that `train` has mean 0, deviation 1."
+    if train.dtype == torch.uint8:
+        train, test = train / 255, test / 255
     mean = train.mean((0, 2, 3), keepdim=True)
-    spread = train.std((0, 2, 3), keepdim=True)
+    spread = train.std((0, 2, 3), keepdim=True).clamp_min(1e-4)
     return (train - mean) / spread, (test - mean) / spread
 
 # %% ../nbs/17_training.ipynb #e4516b43
@@ -156,8 +162,8 @@ class _Split:
         parts = (*parts, x_test, d.test_labels)
         return cls(d.num_classes, *(part.to(device) for part in parts))
 
-# %% ../nbs/17_training.ipynb #b7dad42d
-def _measure(net: nn.Module, split: _Split) -> dict[str, float]:
+# %% ../nbs/17_training.ipynb #fe6ee44a
+def _measure(net: nn.Module, split: _Split) -> dict[str, float | None]:
     "The four accuracies."
     hit = predict(net, split.x) == split.y
     return {
@@ -167,12 +173,12 @@ def _measure(net: nn.Module, split: _Split) -> dict[str, float]:
         "memorized": _share(hit[split.wrong]),
     }
 
-# %% ../nbs/17_training.ipynb #bd6d12d3
-def _recall(net: nn.Module, split: _Split) -> list[float]:
+# %% ../nbs/17_training.ipynb #080be513
+def _recall(net: nn.Module, split: _Split) -> list[float | None]:
     "Test accuracy on each class."
     hit = predict(net, split.x_test) == split.y_test
     classes = range(split.num_classes)
-    return [round(_share(hit[split.y_test == k]), 6) for k in classes]
+    return [_share(hit[split.y_test == k]) for k in classes]
 
 # %% ../nbs/17_training.ipynb #e6a4b5f0
 def fit(
@@ -190,9 +196,11 @@ def fit(
     `device` is "cuda" if there is one; `label` stands at the progress bar.
 
     Raises:
-        FloatingPointError: the training loss became NaN or infinite.
+        ValueError: the loss is no mean. FloatingPointError: it became NaN.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if loss.reduction != "mean":
+        raise ValueError(f'reduction must be "mean", got {loss.reduction!r}')
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     given = spec.corrupt(d.train_labels, d.num_classes, seed)
     split = _Split.of(d, given, protocol.validation, seed, device)
     start = time.perf_counter()
@@ -216,7 +224,7 @@ def fit(
 # %% ../nbs/17_training.ipynb #ca501087
 def _curves(
     split: _Split, loss: losses.Loss, protocol: Protocol, seed: int, label: str
-) -> tuple[dict[str, list[float]], list[float]]:
+) -> tuple[dict[str, list], list]:
     "The curves of a run, and the last network's accuracy on each class."
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -232,7 +240,7 @@ def _curves(
         optimizer, protocol.epochs
     )
     order = torch.Generator().manual_seed(seed)
-    rows: list[dict[str, float]] = []
+    rows: list[dict[str, float | None]] = []
     for epoch in (bar := _bar(protocol.epochs, label)):
         value = _epoch(net, loss, split.x, split.y, optimizer, protocol, order)
         if not math.isfinite(value):
@@ -241,9 +249,9 @@ def _curves(
                 f"learning rate ({protocol.lr:g}) or the gradient clip"
             )
         schedule.step()
-        rows.append({"train_loss": value} | _measure(net, split))
+        rows.append({"train_loss": round(value, 6)} | _measure(net, split))
         bar.set_postfix(test=f"{rows[-1]['test']:.3f}", refresh=False)
-    curves = {key: [round(r[key], 6) for r in rows] for key in rows[0]}
+    curves = {key: [r[key] for r in rows] for key in rows[0]}
     return curves, _recall(net, split)
 
 

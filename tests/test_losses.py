@@ -374,6 +374,17 @@ def test_sums_print_as_their_formula_and_flatten():
     assert repr(LossSum([(3, loss)])).startswith("0.06 * EpsCELoss")
 
 
+def test_changed_options_and_parameters_are_shown_and_used():
+    loss = EpsCELoss(m=10, ignore_index=3, reduction="sum")
+    assert repr(loss) == "EpsCELoss(m=10, tau=1e-08, ignore_index=3, reduction='sum')"
+    logits = torch.tensor([[40.0, 0, 0]], dtype=torch.float64)
+    loss.tau = 0.0
+    assert loss(logits, torch.tensor([1])) > 40
+    loss.reduction = "men"
+    with pytest.raises(ValueError, match="reduction must be"):
+        loss(logits, torch.tensor([1]))
+
+
 def test_arithmetic_is_linear(make):
     logits, y = batch()
     a, b = make(), MAELoss()
@@ -497,6 +508,15 @@ def test_bad_input_names_the_fix(make, logits, target, kind, says):
         (lambda: CELoss(reduction="avg"), ValueError, 'must be "mean"'),
         (lambda: CELoss(weight=torch.ones(2))(X, Y), ValueError, r"shape \(3,\)"),
         (lambda: CELoss(weight=[1, 1, 1]), TypeError, "weight must be a tensor"),
+        (lambda: CELoss(weight=torch.tensor([1, 1, 1])), TypeError, "floating-point"),
+        (lambda: CELoss(weight=-torch.ones(3)), ValueError, "not negative"),
+        (lambda: CELoss(ignore_index=1.5), TypeError, "ignore_index"),
+        (lambda: EpsCELoss(m=True), TypeError, "m must be a number, got bool"),
+        (lambda: EpsCELoss(m=10**400), ValueError, "m must be finite"),
+        (lambda: eps_softmax(X, 1e39), ValueError, "m must be finite and in"),
+        (lambda: EpsFocalLoss(m=1, detach_factor="no"), TypeError, "a bool"),
+        (lambda: CurveLoss()(X, Y), NotImplementedError, "must define phi"),
+        (lambda: LossSum([(1, torch.nn.MSELoss())]), TypeError, "epsbook losses"),
         (lambda: CELoss(ignore_index=2)(X, X.softmax(1)), ValueError, "labels"),
         (lambda: LossSum([]), ValueError, "at least one term"),
         (lambda: float("nan") * CELoss(), ValueError, "coefficient"),

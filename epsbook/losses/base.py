@@ -16,6 +16,7 @@ from epsbook.losses.inputs import (
     check_inputs,
     check_logits,
     check_number,
+    check_options,
     class_dim,
     ignored_labels,
     result_dtype,
@@ -83,21 +84,23 @@ class _Options(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(
-                f'reduction must be "mean", "sum" or "none", got {reduction!r}'
-            )
-        if not isinstance(weight, torch.Tensor | None):
-            kind = type(weight).__name__
-            raise TypeError(
-                f"weight must be a tensor of shape (C,), got {kind}"
-            )
+        check_options(weight, ignore_index, reduction)
         self.register_buffer("weight", weight)
         self.ignore_index, self.reduction = ignore_index, reduction
 
+    def _changed(self) -> list[str]:
+        "The options that are not the default ones, as text."
+        default = {"ignore_index": -100, "reduction": "mean"}
+        shown = [
+            f"{k}={getattr(self, k)!r}"
+            for k in default
+            if getattr(self, k) != default[k]
+        ]
+        return shown if self.weight is None else ["weight=...", *shown]
+
     def __repr__(self) -> str:
-        shown = (f"{k}={short(getattr(self, k))}" for k in self._hyper)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        shown = [f"{k}={short(getattr(self, k))}" for k in self._hyper]
+        return f"{type(self).__name__}({', '.join(shown + self._changed())})"
 
 # %% ../../nbs/A3_losses.ipynb #6b354555
 class Loss(_Linear, _Options):
@@ -194,6 +197,8 @@ def _reduce(
         losses = losses.mean() if divisor is None else losses.sum() / divisor
     elif reduction == "sum":
         losses = losses.sum()
+    elif reduction != "none":
+        check_options(None, -100, reduction)
     return losses.to(result_dtype(logits))
 
 # %% ../../nbs/A3_losses.ipynb #845eb260
@@ -204,13 +209,14 @@ class CurveLoss(Loss):
         self, log_py: Float[Tensor, "*s"], top: Bool[Tensor, "*s"]
     ) -> Float[Tensor, "*s"]:
         "Loss at log probability `log_py`; `top`: the label is the argmax."
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define phi")
 
     def grad_weight(
         self, log_py: Float[Tensor, "*s"], top: Bool[Tensor, "*s"]
     ) -> Float[Tensor, "*s"]:
         "w = -dphi / dlog p_y, the size of the logit gradient w (p - e_y)."
-        raise NotImplementedError
+        kind = type(self).__name__
+        raise NotImplementedError(f"{kind} must define grad_weight")
 
     def _given(self, logits: Tensor, target: Tensor) -> Tensor:
         return given_label(logits, target, self)
@@ -244,6 +250,8 @@ class _Terms(CurveLoss):
     def __init__(self, terms: list[tuple[float, Loss]]) -> None:
         if not terms:
             raise ValueError("a sum of losses needs at least one term")
+        if not all(isinstance(loss, Loss) for _, loss in terms):
+            raise TypeError(f"terms must be epsbook losses, got {terms}")
         flat = [(c * d, t) for c, loss in terms for d, t in loss._terms()]
         super().__init__(**_shared_options(loss for _, loss in flat))
         self.coefs = [check_number("coefficient", c) for c, _ in flat]
@@ -266,9 +274,6 @@ class _Terms(CurveLoss):
 # %% ../../nbs/A3_losses.ipynb #ec7719d3
 class LossSum(_Terms):
     """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
-
-    Args:
-        terms: pairs (coefficient, loss); all losses with the same options.
 
     Raises:
         ValueError: no terms, options differ, or a coefficient is not finite.

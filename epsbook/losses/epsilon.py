@@ -12,7 +12,7 @@ import torch
 
 from ..labels import check_int
 from .base import CurveLoss
-from .inputs import check_floating, check_number, wide
+from .inputs import check_flag, check_floating, check_number, wide
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,8 +35,8 @@ def eps_softmax(
         TypeError, ValueError: logits are not floating point; m is not >= 0.
     """
     check_floating(logits)
-    m = check_number("m", m, low=0)
     p = wide(logits).softmax(dim)
+    m = check_number("m", m, low=0, high=torch.finfo(p.dtype).max)
     first = logits.argmax(dim, keepdim=True)
     added = torch.zeros_like(p).scatter(dim, first, m)
     return ((p + added) / (m + 1)).to(logits.dtype)
@@ -65,8 +65,8 @@ def _log_f(log_py: Tensor, top: Tensor, m: float) -> Tensor:
 
 def _slope(log_py: Tensor, top: Tensor, m: float) -> Tensor:
     "dlog f_y / dlog p_y: p_y / (p_y + m) at the argmax, 1 elsewhere."
-    log_m = math.log(m) if m > 0 else -math.inf
-    return torch.sigmoid(log_py - log_m).masked_fill(~top, 1)
+    p = log_py.masked_fill(~top, 0).exp()
+    return (p / (p + m)).masked_fill(~top, 1)
 
 # %% ../../nbs/08_eps_softmax.ipynb #1866f436
 class EpsCELoss(CurveLoss):
@@ -86,7 +86,10 @@ class EpsCELoss(CurveLoss):
         super().__init__(**options)
         self.m = check_number("m", m, low=0)
         self.tau = check_number("tau", tau, low=0, high=0.5)
-        self._floor = math.log(tau) if tau > 0 else -math.inf
+
+    @property
+    def _floor(self) -> float:
+        return math.log(self.tau) if self.tau > 0 else -math.inf
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "-log max(f_y, tau); shapes as given."
@@ -116,7 +119,7 @@ class EpsFocalLoss(EpsCELoss):
     ) -> None:
         super().__init__(**options)
         self.gamma = check_number("gamma", gamma, low=0)
-        self.detach_factor = bool(detach_factor)
+        self.detach_factor = check_flag("detach_factor", detach_factor)
 
     def _ce_and_factor(self, log_py: Tensor, top: Tensor) -> tuple:
         ce = super().phi(log_py, top)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ..labels import check_int
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'ignored_labels', 'wide', 'result_dtype',
-           'check_number', 'short']
+           'check_number', 'short', 'check_flag', 'check_options']
 
 # %% ../../nbs/A1_inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
@@ -128,6 +130,8 @@ def wide(logits: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
 
 def result_dtype(logits: Float[Tensor, "*s"]) -> torch.dtype:
     "What `F.cross_entropy` returns: float32 under autocast, else as given."
+    if logits.device.type == "meta":  # has no autocast
+        return logits.dtype
     autocast = torch.is_autocast_enabled(logits.device.type)
     return wide(logits).dtype if autocast else logits.dtype
 
@@ -141,13 +145,17 @@ def check_number(
         TypeError: it is not a real number.
         ValueError: it is not finite or not in the range.
     """
-    if not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and low <= value <= high):
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond the largest float
+        number = math.inf
+    if not (math.isfinite(number) and low <= number <= high):
         raise ValueError(
-            f"{name} must be finite and in [{low:g}, {high:g}], got {value}"
+            f"{name} must be finite and in [{low:g}, {high:g}], got {number:g}"
         )
-    return float(value)
+    return number
 
 # %% ../../nbs/A1_inputs.ipynb #57c45266
 def short(value: float) -> str:
@@ -155,3 +163,37 @@ def short(value: float) -> str:
     if isinstance(value, bool) or float(f"{value:g}") != value:
         return repr(value)
     return f"{value:g}"
+
+# %% ../../nbs/A1_inputs.ipynb #29e4e2e9
+def check_flag(name: str, value: bool) -> bool:
+    """`value`, if it is True or False.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+    return value
+
+# %% ../../nbs/A1_inputs.ipynb #54367dd6
+def check_options(weight: Any, ignore_index: Any, reduction: Any) -> None:
+    """Refuses options that `torch.nn.CrossEntropyLoss` has no meaning for.
+
+    Raises:
+        TypeError: weight is no floating tensor, ignore_index no integer.
+        ValueError: an unknown reduction; a weight below 0 or not finite.
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(
+            f'reduction must be "mean", "sum" or "none", got {reduction!r}'
+        )
+    check_int("ignore_index", ignore_index, least=-(2**63))
+    if weight is None:
+        return
+    if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+        got = getattr(weight, "dtype", type(weight).__name__)
+        raise TypeError(
+            f"weight must be a tensor of C floating-point factors, got {got}"
+        )
+    if not (weight.isfinite() & (weight >= 0)).all():
+        raise ValueError("weight must be finite and not negative")
