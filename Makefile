@@ -8,6 +8,7 @@ CHAPTERS := $(wildcard nbs/*.ipynb)
 .PHONY: book test notebooks export lint clean
 
 book: .venv/.installed  ## train the opening experiment, build the book
+	rm -rf _build/records
 	$(BIN)/epsbook repeat wrong_labels --out _build/records
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
 

@@ -5,7 +5,6 @@
 # %% ../nbs/02_noise.ipynb #b21edbf4
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +21,15 @@ from epsbook.labels import (
     like,
     realized_rate,
     realized_transition,
-    to_numpy,
+)
+from epsbook.transition import (
+    check_draw,
+    check_inclusive,
+    check_mapping,
+    check_matrix,
+    flip_matrix,
+    given_matrix,
+    uniform_matrix,
 )
 
 if TYPE_CHECKING:
@@ -87,75 +94,13 @@ CIFAR10_MAP = MappingProxyType({9: 1, 2: 0, 3: 5, 5: 3, 4: 7})
 #: 7 to 1, 2 to 7, 5 to 6 and back, 3 to 8.
 MNIST_MAP = MappingProxyType({7: 1, 2: 7, 5: 6, 6: 5, 3: 8})
 
-# %% ../nbs/02_noise.ipynb #9d2a50c5
-def _check_mapping(mapping: Any) -> tuple[tuple[int, int], ...]:
-    if not isinstance(mapping, Mapping | list | tuple):  # a list: from JSON
-        raise TypeError(
-            f"mapping must be a dict like {{3: 5}}, got {mapping!r}"
-        )
-    pairs = mapping.items() if isinstance(mapping, Mapping) else mapping
-    if any(not isinstance(p, list | tuple) or len(p) != 2 for p in pairs):
-        raise ValueError(f"mapping must hold pairs of classes, got {mapping}")
-    pairs = sorted(
-        tuple(check_int("a class in mapping", x, 0) for x in p) for p in pairs
-    )
-    if not pairs or len(dict(pairs)) < len(pairs):
-        raise ValueError(
-            f"mapping must name sources, each just once, got {mapping}"
-        )
-    if any(source == target for source, target in pairs):
-        raise ValueError(
-            f"mapping must not send a class to itself, got {mapping}"
-        )
-    return tuple(pairs)
-
-# %% ../nbs/02_noise.ipynb #cc17dd79
-def _square(matrix: Any) -> np.ndarray:
-    try:
-        array = np.asarray(to_numpy(matrix))
-    except ValueError:
-        raise ValueError("transition must have rows of one length") from None
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"transition must hold numbers, got {array.dtype}")
-    if array.ndim != 2 or len(array) < 2 or len(set(array.shape)) > 1:
-        shape = array.shape
-        raise ValueError(f"transition must be K x K with K >= 2, got {shape}")
-    return array.astype(np.float64)
-
-
-def _check_matrix(matrix: Any) -> tuple[tuple[float, ...], ...]:
-    rows = tuple(map(tuple, _square(matrix).tolist()))
-    for i, row in enumerate(rows):
-        if min(row) < 0:
-            found = f"{min(row):g} in row {i}"
-            raise ValueError(f"transition must not be negative, got {found}")
-        if not abs(math.fsum(row) - 1) <= 1e-6:
-            found = f"{math.fsum(row):.9g} in row {i}"
-            raise ValueError(
-                f"transition rows must sum to 1, got {found}: "
-                "use T / T.sum(1, keepdims=True)"
-            )
-    return rows
-
-# %% ../nbs/02_noise.ipynb #dcf74b0e
-def _check_inclusive(inclusive: Any) -> bool:
-    if not isinstance(inclusive, bool):
-        raise TypeError(f"inclusive must be True or False, got {inclusive!r}")
-    return inclusive
-
-
-def _check_draw(draw: Any) -> str:
-    if not isinstance(draw, str) or draw not in ("exact", "iid"):
-        raise ValueError(f'draw must be "exact" or "iid", got {draw!r}')
-    return draw
-
 # %% ../nbs/02_noise.ipynb #6d46c914
 _CHECKS = {
     "rate": _check_rate,
-    "inclusive": _check_inclusive,
-    "mapping": _check_mapping,
-    "matrix": _check_matrix,
-    "draw": _check_draw,
+    "inclusive": check_inclusive,
+    "mapping": check_mapping,
+    "matrix": check_matrix,
+    "draw": check_draw,
 }
 _FIELDS = {
     "clean": (),
@@ -233,27 +178,6 @@ def _from_transition(transition: Any, *, draw: str = "exact") -> NoiseSpec:
     """
     return NoiseSpec("transition", matrix=transition, draw=draw)
 
-# %% ../nbs/02_noise.ipynb #dfb4ea22
-def _uniform_matrix(rate: float, inclusive: bool, k: int) -> Matrix:
-    off = rate / k if inclusive else rate / (k - 1)
-    stay = 1 - rate + off if inclusive else 1 - rate
-    return np.where(np.eye(k, dtype=bool), stay, off)
-
-
-def _flip_matrix(rate: float, pairs: Any, k: int) -> Matrix:
-    if max(map(max, pairs)) >= k:
-        raise ValueError(f"mapping must stay within 0..{k - 1}, got {pairs}")
-    transition = np.eye(k)
-    for source, target in pairs:
-        transition[source, [source, target]] = 1 - rate, rate
-    return transition
-
-
-def _given_matrix(rows: Any, k: int) -> Matrix:
-    if len(rows) != k:
-        raise ValueError(f"num_classes must be {len(rows)}, as in T, got {k}")
-    return np.array([[x / math.fsum(row) for x in row] for row in rows])
-
 # %% ../nbs/02_noise.ipynb #ab29e982
 def _transition(self: NoiseSpec, num_classes: int) -> Matrix:
     """T[i, j] = P(given j | true i).
@@ -269,13 +193,13 @@ def _transition(self: NoiseSpec, num_classes: int) -> Matrix:
     """
     k = check_int("num_classes", num_classes, 2)
     if self.kind == "symmetric":
-        return _uniform_matrix(self.rate, self.inclusive, k)
+        return uniform_matrix(self.rate, self.inclusive, k)
     if self.kind == "transition":
-        return _given_matrix(self.matrix, k)
+        return given_matrix(self.matrix, k)
     if self.kind == "clean":
         return np.eye(k)
     cycle = [(i, (i + 1) % k) for i in range(k)]
-    return _flip_matrix(self.rate, self.mapping or cycle, k)
+    return flip_matrix(self.rate, self.mapping or cycle, k)
 
 # %% ../nbs/02_noise.ipynb #4ed8b673
 def _corrupt(
@@ -333,10 +257,7 @@ def _to_dict(self: NoiseSpec) -> dict[str, Any]:
 
 
 def _from_dict(plain: Mapping[str, Any]) -> NoiseSpec:
-    """The description that `to_dict` wrote, equal to the first.
-
-    Args:
-        plain: what `to_dict` returned, before or after JSON.
+    """The description that `to_dict` wrote, before or after JSON.
 
     Raises:
         TypeError, ValueError: not such a dict.
