@@ -8,12 +8,14 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .draw import apportion, deal, random_order, raw_keys
+from .instance import normals
 from .labels import as_labels, check_int, like
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from epsbook.labels import SameKind
 
 # %% auto #0
-__all__ = ['DATASETS', 'Dataset', 'digits', 'load', 'holdout']
+__all__ = ['DATASETS', 'Dataset', 'digits', 'prototypes', 'load', 'holdout']
 
 # %% ../nbs/15_data.ipynb #82fd2f2c
 def _check_images(images: Tensor, part: str) -> None:
@@ -130,16 +132,46 @@ def digits() -> Dataset:
         "digits", images[train], labels[train], images[test], labels[test], 10
     )
 
+# %% ../nbs/15_data.ipynb #5bdf2700
+def prototypes(num_classes: int) -> Dataset:
+    """8,000 made images, 8 x 8, each a class's random picture plus noise.
+
+    Pixels of the pictures and of the noise are standard normal, then brought
+    to [0, 1] by 0.5 + x / 10. 6,000 training images, 2,000 test images,
+    classes equally frequent, the same on every machine.
+
+    Args:
+        num_classes: K, a divisor of 2,000, at least 2.
+
+    Raises:
+        TypeError, ValueError: K is no such number.
+    """
+    k = check_int("num_classes", num_classes, 2)
+    if 2000 % k:
+        raise ValueError(f"num_classes must divide 2,000, got {k}")
+    labels = np.arange(8000) % k
+    pictures = normals(0, k * 64, use="prototypes").reshape(k, 64)
+    noise = normals(0, 8000 * 64, use="samples").reshape(8000, 64)
+    images = np.clip(0.5 + (pictures[labels] + noise) / 10, 0, 1)
+    x = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
+    y = torch.from_numpy(labels)
+    train, test = slice(6000), slice(6000, None)
+    return Dataset(f"prototypes-{k}", x[train], y[train], x[test], y[test], k)
+
 # %% ../nbs/15_data.ipynb #dee5d1e3
 #: Data sets by name: functions without arguments that return a `Dataset`.
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits}
+DATASETS: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "prototypes-10": partial(prototypes, 10),
+    "prototypes-100": partial(prototypes, 100),
+}
 
 
 def load(name: str) -> Dataset:
     """The data set called `name`, one of `DATASETS`.
 
     Args:
-        name: "digits".
+        name: "digits", "prototypes-10" or "prototypes-100".
 
     Returns:
         The data set, on the CPU.

@@ -69,12 +69,14 @@ def random_order(n: int, seed: int) -> Vector:
 # %% ../nbs/A7_draw.ipynb #77675da7
 def deal(groups: Vector, counts: Any, keys: Keys) -> Vector:
     """Column j for counts[i, j] members of group i, picked by their keys."""
-    order = np.argsort(keys, kind="stable")
-    order = order[np.argsort(groups[order], kind="stable")]
-    rows, columns = counts.shape
-    deck = np.tile(np.arange(columns), rows)
-    dealt = np.empty_like(groups)
-    dealt[order] = np.repeat(deck, counts.ravel())
+    dealt = counts.argmax(axis=1)[groups]
+    split = (counts > 0).sum(axis=1) > 1  # all others are dealt already
+    members = np.flatnonzero(split[groups])
+    order = members[np.argsort(keys[members], kind="stable")]
+    small = groups.astype(np.min_scalar_type(len(counts)))  # sorts faster
+    order = order[np.argsort(small[order], kind="stable")]
+    deck = np.tile(np.arange(counts.shape[1]), split.sum())
+    dealt[order] = np.repeat(deck, counts[split].ravel())
     return dealt
 
 
@@ -92,7 +94,12 @@ def draw_iid(true: Vector, transition: Matrix, seed: int) -> Vector:
     uniform = (raw_keys(seed, len(true)) >> np.uint64(11)) * 2.0**-53
     steps = np.cumsum(transition, axis=1)
     steps /= steps[:, -1:]
-    given = np.zeros_like(true)
-    for step in steps.T[:-1]:
-        given += uniform >= step[true]
+    order = np.argsort(
+        true.astype(np.min_scalar_type(len(steps))), kind="stable"
+    )
+    ends = np.cumsum(np.bincount(true, minlength=len(steps)))
+    given = np.empty_like(true)
+    for step, members in zip(steps, np.split(order, ends[:-1]), strict=True):
+        at = np.searchsorted(step[:-1], uniform[members], side="right")
+        given[members] = at
     return given

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 import torch
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from epsbook.losses import CurveLoss
 
 # %% auto #0
-__all__ = ['INK', 'use_style', 'method_color', 'method_label', 'by_method', 'plot_weight', 'show']
+__all__ = ['INK', 'use_style', 'method_color', 'method_label', 'by_method', 'plot_weight', 'simplex_points', 'draw_simplex',
+           'show']
 
 # %% ../nbs/A4_figures.ipynb #9bc1d5ec
 INK = "#333333"
@@ -132,6 +134,34 @@ def plot_weight(
     options = {"label": method_label(method), "color": method_color(method)}
     ax.plot(p, weight, **(options | style))
     ax.set(xscale="log", xlabel="$p_y$")
+
+# %% ../nbs/A4_figures.ipynb #89475291
+def simplex_points(n: int) -> tuple[np.ndarray, ...]:
+    """A grid over the triangle of three classes, n x n.
+
+    Returns:
+        x and y in the plane, the point itself (n, n, 3), and whether it lies
+        in the triangle.
+    """
+    side = np.linspace(0, 1, n)
+    x, y = np.meshgrid(side, side * math.sqrt(3) / 2)
+    second = y * 2 / math.sqrt(3)
+    first = x - second / 2
+    p = np.stack([1 - first - second, first, second], axis=-1)
+    return x, y, p, (p >= -1e-9).all(axis=-1)
+
+
+def draw_simplex(ax: Axes, *, borders: bool = False) -> None:
+    "The triangle and its corners; `borders`: where the argmax changes."
+    top = math.sqrt(3) / 2
+    ax.plot([0, 1, 0.5, 0], [0, 0, top, 0], color=INK, lw=1)
+    edges = [(0.5, 0), (0.25, top / 2), (0.75, top / 2)] if borders else []
+    for x, y in edges:
+        ax.plot([x, 0.5], [y, top / 3], color=INK, lw=0.8, ls=":")
+    for k, corner in enumerate([(-0.07, -0.08), (1.03, -0.08), (0.47, 0.9)]):
+        ax.text(*corner, str(k), fontsize="small")
+    ax.set(aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1))
+    ax.set_axis_off()
 
 # %% ../nbs/A4_figures.ipynb #b1c95cac
 def show(fig: Figure, alt: str) -> None:

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import math
+import numbers
+import tomllib
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
     from epsbook.labels import Matrix
 
 # %% auto #0
-__all__ = ['check_mapping', 'check_matrix', 'check_inclusive', 'check_draw', 'uniform_matrix', 'flip_matrix', 'given_matrix']
+__all__ = ['CHECKS', 'check_mapping', 'check_matrix', 'check_inclusive', 'check_draw', 'check_groups', 'check_rate',
+           'check_spread', 'fixed_labels', 'check_name', 'symmetric_rate', 'inclusive_rate', 'uniform_matrix',
+           'flip_matrix', 'cycles', 'given_matrix']
 
 # %% ../nbs/A8_matrices.ipynb #bca208a9
 def check_mapping(mapping: Any) -> tuple[tuple[int, int], ...]:
@@ -85,6 +90,105 @@ def check_draw(draw: Any) -> str:
         raise ValueError(f'draw must be "exact" or "iid", got {draw!r}')
     return draw
 
+# %% ../nbs/A8_matrices.ipynb #e076681d
+def check_groups(groups: Any) -> tuple[tuple[int, ...], ...]:
+    "Groups of two classes or more, no class in two of them; else an error."
+    if not isinstance(groups, list | tuple):
+        raise TypeError(f"groups must be tuples of classes, got {groups!r}")
+    made = tuple(
+        tuple(check_int("a class in groups", x, 0) for x in group)
+        for group in groups
+    )
+    classes = [x for group in made for x in group]
+    if not made or min(map(len, made)) < 2:
+        raise ValueError(f"a group must hold two classes or more, got {groups}")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"groups must not share a class, got {groups}")
+    return made
+
+
+def check_rate(rate: Any) -> float:
+    "`rate` as a float from 0 to 1; else an error."
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
+        raise TypeError(f"rate must be a number from 0 to 1, got {rate!r}")
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must lie in [0, 1] (40 % is 0.4), got {rate}")
+    return float(rate)
+
+
+def check_spread(spread: Any) -> float:
+    "`spread` as a float, 0 or from 0.001 to 1; else an error."
+    if isinstance(spread, bool) or not isinstance(spread, numbers.Real):
+        raise TypeError(f"spread must be a number, got {spread!r}")
+    if not (spread == 0 or 0.001 <= spread <= 1):
+        raise ValueError(f"spread must be 0 or in [0.001, 1], got {spread}")
+    return float(spread)
+
+# %% ../nbs/A8_matrices.ipynb #3d1ada21
+def fixed_labels() -> dict[str, dict[str, Any]]:
+    "Labels that were given once: name -> classes, wrong, sha256."
+    text = files("epsbook.assets").joinpath("fixed_labels.toml")
+    return tomllib.loads(text.read_text("utf-8"))
+
+
+def check_name(name: Any) -> str:
+    "`name`, if it is one of `fixed_labels`; else a ValueError."
+    if not isinstance(name, str) or name not in fixed_labels():
+        known = ", ".join(fixed_labels())
+        raise ValueError(f"name must be one of {known}, got {name!r}")
+    return name
+
+# %% ../nbs/A8_matrices.ipynb #7365c3b5
+#: The check of each field of `epsbook.noise.NoiseSpec`.
+CHECKS = {
+    "rate": check_rate,
+    "inclusive": check_inclusive,
+    "mapping": check_mapping,
+    "groups": check_groups,
+    "matrix": check_matrix,
+    "spread": check_spread,
+    "draw": check_draw,
+    "name": check_name,
+}
+
+# %% ../nbs/A8_matrices.ipynb #a6e64203
+def symmetric_rate(inclusive_rate: float, num_classes: int) -> float:
+    r"""Share of wrong labels when a share is redrawn among all classes.
+
+    Args:
+        inclusive_rate: :math:`\epsilon`, a probability.
+        num_classes: K, at least 2.
+
+    Returns:
+        :math:`\eta = \epsilon (K - 1) / K`.
+
+    Raises:
+        TypeError, ValueError: an argument is not a number in its range.
+    """
+    k = check_int("num_classes", num_classes, 2)
+    return check_rate(inclusive_rate) * (k - 1) / k
+
+# %% ../nbs/A8_matrices.ipynb #85db4e78
+def inclusive_rate(symmetric_rate: float, num_classes: int) -> float:
+    r"""Share to redraw among all classes for a share of wrong labels.
+
+    Args:
+        symmetric_rate: :math:`\eta`, from 0 to :math:`(K - 1) / K`.
+        num_classes: K, at least 2.
+
+    Returns:
+        :math:`\epsilon = \eta K / (K - 1)`.
+
+    Raises:
+        TypeError, ValueError: an argument is not a number in its range.
+    """
+    k = check_int("num_classes", num_classes, 2)
+    rate = check_rate(symmetric_rate) * k / (k - 1)
+    if rate > 1 + 1e-12:
+        most = f"{(k - 1) / k:.4g} for {k} classes"
+        raise ValueError(f"rate must be at most {most}, got {symmetric_rate}")
+    return min(rate, 1.0)
+
 # %% ../nbs/A8_matrices.ipynb #ebd256d6
 def uniform_matrix(rate: float, inclusive: bool, k: int) -> Matrix:
     "T of symmetric noise of `rate`, (K, K)."
@@ -103,8 +207,14 @@ def flip_matrix(rate: float, pairs: Any, k: int) -> Matrix:
     return transition
 
 
+def cycles(groups: tuple[tuple[int, ...], ...]) -> list[tuple[int, int]]:
+    "Each class with the next one of its group, the last with the first."
+    return [p for g in groups for p in zip(g, (*g[1:], g[0]), strict=True)]
+
+
 def given_matrix(rows: Any, k: int) -> Matrix:
     "T with these rows, each divided by its sum, (K, K)."
     if len(rows) != k:
         raise ValueError(f"num_classes must be {len(rows)}, as in T, got {k}")
-    return np.array([[x / math.fsum(row) for x in row] for row in rows])
+    sums = np.array([math.fsum(row) for row in rows])
+    return np.array(rows) / sums[:, None]

@@ -118,14 +118,14 @@ def test_importing_needs_no_scikit_learn():
 
 @pytest.mark.parametrize("name", ["cifar", "Digits", "", None, 3, ["digits"]])
 def test_unknown_names_list_the_known(name):
-    with pytest.raises(ValueError, match="name must be one of digits, got"):
+    with pytest.raises(ValueError, match=r"name must be one of digits, .*, got"):
         load(name)
 
 
 def test_a_new_data_set_is_one_function(monkeypatch):
     monkeypatch.setitem(DATASETS, "small", small)
     assert load("small").name == "small"
-    with pytest.raises(ValueError, match="one of digits, small, got 'large'"):
+    with pytest.raises(ValueError, match=r"one of digits, .*small, got 'large'"):
         load("large")
 
 

@@ -1,0 +1,47 @@
+"""The table of theorems: claims hold, mutants and dropped assumptions do not."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import theorems
+
+NBS = Path(__file__).resolve().parents[1] / "nbs"
+CLAIM = re.compile(r"^> \*\*((?:Theorem|Lemma|Proposition|Corollary) \w+\.\d+)", re.M)
+
+
+@pytest.fixture(scope="module")
+def table():
+    assert theorems.TABLE.exists(), "no table: run `python tests/theorems.py`"
+    return {row["statement"]: row for row in json.loads(theorems.TABLE.read_text())}
+
+
+@pytest.mark.parametrize("statement", theorems.CHECKS)
+def test_a_claim_holds_and_what_it_needs_is_needed(statement, table):
+    row = theorems.row(statement)
+    assert row["violations"] == 0, row
+    assert row["ratio"] is None or row["ratio"] <= 1.001
+    assert row["mutant"]["violations"] > 0, "the check passes a wrong constant"
+    for dropped in row["dropped"]:
+        assert dropped["violations"] > 0, f"holds without: {dropped['what']}"
+    fix = "run `python tests/theorems.py` and look at the difference"
+    assert row == table.get(statement), fix
+
+
+def test_the_table_has_nothing_else(table):
+    assert list(table) == list(theorems.CHECKS)
+
+
+def claims():
+    "Numbered claims of chapters that are no drafts."
+    for path in sorted(NBS.glob("[0-3]*_*.ipynb")):
+        nb = json.loads(path.read_text(encoding="utf-8"))
+        if not nb["metadata"].get("epsbook", {}).get("draft"):
+            for cell in nb["cells"]:
+                if cell["cell_type"] == "markdown":
+                    yield from CLAIM.findall("".join(cell["source"]))
+
+
+def test_every_claim_of_the_book_is_in_the_table():
+    assert sorted(claims()) == sorted(theorems.CHECKS)

@@ -1,0 +1,515 @@
+"""Every numbered claim of the book on exact finite problems: one row each.
+
+A check takes what it needs to be wrong on purpose: `mutant=True` puts a wrong
+constant into the claim, and `drop` takes an assumption away. `test_theorems.py`
+asks that the claim has no violation, its mutant and each dropped assumption
+have some, and that the rows equal `results/theorems.json`.
+Write that file again: python tests/theorems.py
+"""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+
+from epsbook.losses import CELoss, EpsCELoss, MAELoss, eps_softmax, epsilon
+from epsbook.noise import NoiseSpec
+from epsbook.risk import (
+    FiniteProblem,
+    best_of,
+    loss_table,
+    random_distributions,
+    random_problems,
+    random_transitions,
+    simplex_grid,
+)
+
+TABLE = Path(__file__).resolve().parents[1] / "results" / "theorems.json"
+N = 10_000
+TINY = 1e-9
+CHECKS = {}
+
+
+def check(statement, claim, mutant, *drops):
+    "Register a check, what its mutant changes, and what may be dropped."
+
+    def register(function):
+        CHECKS[statement] = function, claim, mutant, drops
+        return function
+
+    return register
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def answers(*shape, seed=0):
+    "Random logits, from even to nearly certain."
+    p = random_distributions(*shape, generator=generator(seed))
+    return p.clamp_min(1e-9).log()
+
+
+def symmetric(rate, k):
+    "Transition matrices for rates of any shape (...), shape (..., k, k)."
+    rate = torch.as_tensor(rate, dtype=torch.float64)[..., None, None]
+    return torch.eye(k) * (1 - rate * k / (k - 1)) + rate / (k - 1)
+
+
+def zero_one(logits):
+    return 1 - torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+
+
+def nce(logits):
+    ce = -logits.log_softmax(-1)
+    return ce / ce.sum(-1, keepdim=True)
+
+
+def differ(found, claimed):
+    "Violations of an equation, problems, and the largest quotient of its sides."
+    off = (found - claimed).abs() > TINY * claimed.abs().clamp_min(1)
+    large = claimed.abs() > 1e-3
+    return off.sum(), off.numel(), (found[large] / claimed[large]).max()
+
+
+@check(
+    "Proposition 1.2",
+    "symmetric noise below (K-1)/K keeps the order of a posterior",
+    "a limit of 1 for (K-1)/K",
+    "noise symmetric (pair noise)",
+)
+def order_survives(mutant=False, drop=None):
+    wrong = total = 0
+    for k in (2, 3, 10):
+        q = random_distributions(N, k, generator=generator(k))
+        limit = 1 if mutant else (k - 1) / k
+        rate = 0.999 * limit * torch.rand(N, generator=generator(1)).double()
+        T = NoiseSpec.pair(0.4).transition(k) if drop else symmetric(rate, k)
+        noisy = (q[:, None] @ torch.as_tensor(T))[:, 0]
+        ahead = q[:, None] > q[:, :, None] + TINY  # what rounding cannot undo
+        wrong += (ahead & (noisy[:, None] <= noisy[:, :, None])).any((1, 2)).sum()
+        total += N
+    return wrong, total, None
+
+
+@check(
+    "Proposition 1.3",
+    "agreement with noisy labels is a line in the accuracy",
+    "eta/K for eta/(K-1)",
+    "noise symmetric (pair noise)",
+)
+def agreement(mutant=False, drop=None):
+    k, eta = 10, 0.4
+    joint = random_distributions(N, k * k, generator=generator()).reshape(N, k, k)
+    T = NoiseSpec.pair(eta).transition(k) if drop else symmetric(eta, k)
+    agrees = (joint * torch.as_tensor(T)).sum((1, 2))
+    accuracy = joint.diagonal(dim1=1, dim2=2).sum(-1)
+    other = eta / k if mutant else eta / (k - 1)
+    return differ(agrees, other + (1 - eta * k / (k - 1)) * accuracy)
+
+
+@check(
+    "Proposition 2.1",
+    "flips in place multiply their matrices",
+    "the product in reverse order",
+    "each flip sees the label before it (all see the true one)",
+)
+def flips_multiply(mutant=False, drop=None):
+    F = random_distributions(3, N, 3, 3, generator=generator())
+    paths = torch.einsum("nij,njk,nkl->nijkl", *F).sum((2, 3))
+    if drop:
+        paths = F.mean(0)
+    order = F.flip(0) if mutant else F
+    return differ(paths, order[0] @ order[1] @ order[2])
+
+
+def nearly_tied(k, bump=1e-6):
+    "Posteriors uniform on three classes or fewer, one ahead by a hair."
+    eye = torch.eye(k).double()
+    q = eye[:, None, None] + eye[None, :, None] + eye[None, None]
+    q = q.clamp(max=1) + bump * eye[:, None, None]
+    leader = torch.arange(k)[:, None, None].expand(k, k, k).reshape(-1)
+    return (q / q.sum(-1, keepdim=True)).reshape(-1, k), leader
+
+
+@check(
+    "Theorem 2.2",
+    "noise that keeps the argmax of every posterior is symmetric",
+    "symmetric or pair noise",
+    "every posterior (certain ones only)",
+)
+def only_symmetric(mutant=False, drop=None):
+    k = 4
+    T = random_transitions(N, k, seed=0)[:, 0]
+    if mutant:
+        T = torch.as_tensor(NoiseSpec.pair(0.4).transition(k))[None]
+    q, leader = nearly_tied(k)
+    if drop:
+        q, leader = torch.eye(k).double(), torch.arange(k)
+    noisy = q @ T
+    own = noisy.gather(-1, leader[None, :, None].expand(len(T), -1, 1))[..., 0]
+    kept = (noisy.max(-1).values <= own + 1e-12).all(-1)
+    return (~kept if mutant else kept).sum(), len(T), None
+
+
+def sure_enough(T):
+    "s_j of (2.5), (n, k), from its definition."
+    n, k, _ = T.shape
+    s = torch.zeros(n, k).double()
+    worst = torch.zeros(n, k, dtype=torch.long)
+    for j in range(k):
+        for o in (o for o in range(k) if o != j):
+            gain = T[:, :, o] - T[:, :, j]
+            gain[:, j] = -math.inf
+            d, i = gain.max(-1)
+            new = d / (d + T[:, j, j] - T[:, j, o])
+            worst[:, j] = torch.where(new > s[:, j], i, worst[:, j])
+            s[:, j] = torch.maximum(s[:, j], new)
+    return s, worst
+
+
+@check(
+    "Proposition 2.3",
+    "a posterior above s_j keeps its argmax, and s_j is tight",
+    "0.95 s_j for s_j",
+    "the diagonal leads",
+)
+def sure_is_enough(mutant=False, drop=None):
+    k = 4
+    T = random_transitions(N, k, seed=3)[:, 0]
+    T = T.roll(1, -1) if drop else T
+    s, worst = sure_enough(T)
+    s = s.clamp(max=1 - 1e-6)
+    level = (0.95 if mutant else 1 + 1e-9) * s
+    q = torch.nn.functional.one_hot(worst, k) * (1 - level)[..., None]
+    q = q + torch.diag_embed(level)  # (n, j, k): mass on j, the rest on the worst
+    noisy = q @ T
+    own = noisy.diagonal(dim1=1, dim2=2)
+    lost = noisy.max(-1).values > own + 1e-12
+    below = (q * 1).diagonal(dim1=1, dim2=2) / s
+    return lost.sum(), lost.numel(), below.max()
+
+
+@check(
+    "Proposition 3.3",
+    "noise in the posterior is noise in the loss",
+    "T for its transpose",
+    "each input its own T (their mean)",
+)
+def two_readings(mutant=False, drop=None):
+    problems, h = random_problems(N, 3, 10, seed=0), answers(N, 3, 10)
+    T = random_transitions(N * 3, 10, seed=1).reshape(N, 3, 10, 10)
+    noisy = problems.risk(CELoss(), h, T)
+    T = T.mean(1, keepdim=True) if drop else T
+    T = T.mT if mutant else T
+    mended = (T @ loss_table(CELoss(), h)[..., None])[..., 0]
+    each = (problems.posterior * mended).sum(-1)
+    return differ(noisy, (problems.p_x * each).sum(-1))
+
+
+@check(
+    "Proposition 3.4",
+    "coins bracket the least expected loss of a decreasing curve",
+    "n coins for n + K - 1",
+    "the curve decreases",
+)
+def coins(mutant=False, drop=None):
+    k, n = 3, 12
+    q = random_distributions(N, k, generator=generator(4)).clamp_min(1e-9)
+    q = q / q.sum(-1, keepdim=True)
+
+    def phi(p):
+        return (p - 0.3) ** 2 if drop else -p.clamp(1e-300, 1).log()
+
+    def least(total):
+        return (q @ phi(simplex_grid(k, total) * total / n).T).min(-1).values
+
+    fine = (q @ phi(simplex_grid(k, 240)).T).min(-1).values
+    exact = fine if drop else -torch.special.xlogy(q, q).sum(-1)
+    high, low = least(n), least(n if mutant else n + k - 1)
+    wrong = (low > exact + TINY) | (high < exact - TINY)
+    return wrong.sum(), N, ((high - exact) / (high - low)).max()
+
+
+@check(
+    "Proposition 3.6",
+    "ranking by the posterior minimizes every top-k error",
+    "ranking by the posterior after pair noise",
+    "the classifier may answer as it likes (one of four)",
+)
+def ranking(mutant=False, drop=None):
+    problems = random_problems(N, 2, 4, seed=2)
+    others = answers(N, 8, 2, 4, seed=1)
+    ours = problems.posterior
+    if mutant:
+        ours = problems.noisy(NoiseSpec.pair(0.4).transition(4)).posterior
+    if drop:
+        chosen = best_of(problems, CELoss(), others[:, :4]).index
+        ours = others[torch.arange(N), chosen]
+    wrong = torch.zeros(N, dtype=torch.bool)
+    for k in (1, 2, 3):
+        least = torch.stack([problems.error(others[:, f], k) for f in range(8)])
+        wrong |= problems.error(ours, k) > least.min(0).values + TINY
+    return wrong.sum(), N, None
+
+
+@check(
+    "Theorem 4.2",
+    "a symmetric loss ranks classifiers alike under symmetric noise",
+    "1 - eta for 1 - eta K/(K-1)",
+    "the loss is symmetric (cross-entropy)",
+    "the rate is below (K-1)/K",
+    "one rate for all inputs",
+    "noise symmetric (pair noise)",
+)
+def tolerance(mutant=False, drop=None):
+    wrong = total = ratio = 0
+    loss = CELoss() if drop and "loss" in drop else MAELoss()
+    for k, share in ((2, 0.5), (3, 0.9), (10, 0.7)):
+        eta = share * (k - 1) / k
+        T = symmetric(eta, k)
+        if drop and "below" in drop:
+            T = symmetric((k - 0.9) / k, k)
+        if drop and "inputs" in drop:
+            T = symmetric(torch.tensor([0, eta, eta]), k)
+        if drop and "pair" in drop:
+            T = NoiseSpec.pair(0.4).transition(k)
+        problems, h = random_problems(N, 3, k, seed=k), answers(2, N, 3, k)
+        clean, noisy = problems.risk(loss, h), problems.risk(loss, h, T)
+        lead = clean[1] - clean[0]
+        bad = (lead.abs() > TINY) & (lead * (noisy[1] - noisy[0]) <= 0)
+        if not drop:
+            factor = 1 - eta if mutant else 1 - eta * k / (k - 1)
+            claimed = factor * clean + 2 * eta
+            bad |= ((noisy - claimed).abs() > TINY).any(0)
+            ratio = max(ratio, (noisy / claimed).max())
+        wrong, total = wrong + bad.sum(), total + N
+    return wrong, total, ratio if not drop else None
+
+
+@check(
+    "Proposition 4.3",
+    "any loss with unequal sums misranks two answers for some posterior",
+    "a clean lead of twice the limit",
+    "no answer dominates",
+)
+def converse(mutant=False, drop=None):
+    k, eta = 5, 0.5
+    u, v = loss_table(CELoss(), answers(2, 4 * N, k, seed=3))
+    if drop:  # v costs less whatever the label is
+        v = u - torch.rand(u.shape, generator=generator(9))
+    swap = (u.sum(-1) < v.sum(-1))[:, None]
+    u, v = torch.where(swap, v, u), torch.where(swap, u, v)
+    usable = (v - u).sum(-1) < -1e-6
+    u, v = u[usable][:N], v[usable][:N]
+    d = v - u
+    kappa = eta * k / (k - 1)
+    limit = eta / (k - 1) * -d.sum(-1) / (1 - kappa)
+    top, mean = d.max(-1), d.mean(-1)
+    lead = torch.minimum((2 if mutant else 0.5) * limit, top.values)
+    move = ((lead - mean) / (top.values - mean)).clamp(0, 1)[:, None]
+    q = (1 - move) / k + move * torch.nn.functional.one_hot(top.indices, k)
+    clean = (q * d).sum(-1)
+    noisy = (1 - kappa) * clean + eta / (k - 1) * d.sum(-1)
+    return (~((clean > 0) & (noisy < 0))).sum(), len(d), None
+
+
+@check(
+    "Theorem 4.4",
+    "a perfect classifier stays best under any leading diagonal",
+    "a wrong label may be up to three times as likely as the true one",
+    "labels are certain",
+    "no loss exceeds C/(K-1) (NCE)",
+    "the diagonal leads",
+)
+def perfect(mutant=False, drop=None):
+    wrong = total = ratio = 0
+    for k in (3, 10):
+        problems = random_problems(N, 3, k, seed=k, certain=True)
+        T = random_transitions(N, k, seed=1)
+        if mutant:
+            weak = torch.diagonal(T, dim1=-2, dim2=-1) / 3
+            T = T - torch.diag_embed(2 * weak)
+            T = T / T.sum(-1, keepdim=True)
+        if drop and "leads" in drop:
+            T = T.roll(1, -1)
+        best = problems.posterior.log().clamp_min(-700)
+        if drop and "certain" in drop:
+            soft = 0.9 * problems.posterior + 0.1 * problems.posterior.roll(1, -1)
+            problems = FiniteProblem(problems.p_x, soft)
+        loss = nce if drop and "NCE" in drop else MAELoss()
+        others = answers(N, 8, 3, k, seed=2)
+        if loss is nce:
+            others = 40 * torch.randn(N, 8, 3, k, generator=generator(5)).double()
+        risks = problems.risk(loss, best, T)
+        least = best_of(problems, loss, others, T).risk
+        wrong += (risks > least + TINY).sum()
+        total, ratio = total + N, max(ratio, (risks / least).max())
+    return wrong, total, None if mutant or drop else ratio
+
+
+@check(
+    "Proposition 4.5",
+    "a continuous symmetric loss of p_y is MAE",
+    "MAE plus anything odd about one half",
+    "K is at least 3",
+)
+def only_mae(mutant=False, drop=None):
+    k = 2 if drop else 3
+    a = torch.randn(N, 4, generator=generator()).double()
+    s = simplex_grid(k, 12) - 0.5
+    curve = a[:, 0, None, None] * s + a[:, 1, None, None] * s**3
+    if not (mutant or drop):
+        curve = curve + a[:, 2, None, None] * s**2 + a[:, 3, None, None] * s**4
+    total = curve.sum(-1)
+    flat = total.max(-1).values - total.min(-1).values < TINY
+    return (~flat if mutant else flat).sum(), N, None
+
+
+@check(
+    "Corollary 4.6",
+    "at a uniform posterior a symmetric loss has one risk",
+    "C for C/K",
+    "the loss is symmetric (cross-entropy)",
+)
+def not_proper(mutant=False, drop=None):
+    k = 10
+    even = FiniteProblem(torch.ones(N, 1), torch.full((N, 1, k), 1 / k))
+    losses = (
+        {"ce": (CELoss(), k)}
+        if drop
+        else {
+            "mae": (MAELoss(), 2 * (k - 1)),
+            "0-1": (zero_one, k - 1),
+            "nce": (nce, 1),
+        }
+    )
+    wrong = total = ratio = 0
+    for loss, c in losses.values():
+        found = even.risk(loss, answers(N, 1, k))
+        claimed = torch.full_like(found, c if mutant else c / k)
+        off, count, most = differ(found, claimed)
+        wrong, total, ratio = wrong + off, total + count, max(ratio, most)
+    return wrong, total, ratio
+
+
+@check(
+    "Proposition 4.7",
+    "the time to even odds under CE and MAE",
+    "K for K - 2 in the time of MAE",
+    "all logits start equal",
+)
+def time_to_half(mutant=False, drop=None):
+    found, claimed = [], []
+    for k in (3, 4, 5, 10, 20, 50, 100, 200):
+        log, rest = math.log(k - 1), (k - 2) / (k - 1)
+        for name in ("ce", "mae"):
+
+            def flow(_, h, name=name):
+                p = np.exp(h - h.max())
+                p /= p.sum()
+                w = 1 if name == "ce" else 2 * p[0]
+                return w * (np.eye(len(h))[0] - p)
+
+            def half(_, h):
+                return h[0] - np.log(np.exp(h[1:]).sum())
+
+            half.terminal = True
+            start = np.zeros(k)
+            start[0] = 0.5 if drop else 0
+            run = solve_ivp(flow, (0, 10 * k), start, events=half, rtol=1e-9, atol=1e-9)
+            found.append(run.t_events[0][0])
+            more = k if mutant else k - 2
+            mae = (2 * log + more + rest) / 2
+            claimed.append((k - 1) / k * (mae if name == "mae" else log + rest))
+    quotient = torch.tensor(found) / torch.tensor(claimed)
+    return ((quotient - 1).abs() > 1e-6).sum(), len(found), quotient.max()
+
+
+@check(
+    "Lemma 8.2",
+    "eps-softmax is within epsilon of a corner",
+    "0.99 epsilon",
+    "m goes to the largest entry (to the first class)",
+)
+def corner(mutant=False, drop=None):
+    wrong = total = ratio = 0
+    for k in (2, 3, 10, 100):
+        h = torch.cat([torch.zeros(1, k).double(), answers(N, k, seed=k)])
+        for m in (0, 1, 100, 1e5):
+            f = eps_softmax(h, m)
+            if drop:
+                f = (h.softmax(1) + m * torch.eye(k)[0]) / (m + 1)
+            e = torch.nn.functional.one_hot(f.argmax(1), k)
+            found = (f - e).norm(dim=1) / epsilon(m, k)
+            wrong += (found > (0.99 if mutant else 1) + TINY).sum()
+            total, ratio = total + len(h), max(ratio, found.max())
+    return wrong, total, ratio
+
+
+@check(
+    "Proposition 8.3",
+    "CE_eps alone: the formula above the margin, a tie below",
+    "a margin of m/(m+2)",
+    "no MAE is added",
+)
+def tie(mutant=False, drop=None):
+    n, wrong, total = 120, 0, 0
+    p = simplex_grid(3, n)
+    p = p[(p > 0).all(-1)]
+    q = random_distributions(N // 3, 3, generator=generator(7)).clamp_min(0.01)
+    q = (q / q.sum(-1, keepdim=True)).sort(-1, descending=True).values
+    for m in (0.2, 1.0, 10.0):
+        loss = EpsCELoss(m=m, tau=0) + (0.5 * MAELoss() if drop else 0 * MAELoss())
+        best = p[(q @ loss_table(loss, p.log()).T).argmin(-1)]
+        limit = m / (m + 2) if mutant else m / (m + 1)
+        formula = (m + 1) * q - m * torch.eye(3)[0]
+        near = (best - formula).abs().max(-1).values <= 2 / n
+        two = best.topk(2).values
+        tied = two[:, 0] - two[:, 1] <= 1.5 / n
+        margin = q[:, 0] - q[:, 1]
+        clear = (margin - limit).abs() > 3 / n  # the grid cannot tell closer
+        right = torch.where(margin > limit, near, tied)
+        wrong, total = wrong + (~right & clear).sum(), total + clear.sum()
+    return wrong, total, None
+
+
+def row(statement):
+    "What the table says of one statement."
+    function, claim, mutant, drops = CHECKS[statement]
+
+    def counted(**how):
+        wrong, total, ratio = function(**how)
+        ratio = None if ratio is None else round(float(ratio), 3)
+        return {"problems": int(total), "violations": int(wrong), "ratio": ratio}
+
+    def short(**how):
+        found = counted(**how)
+        return {k: found[k] for k in ("problems", "violations")}
+
+    return {
+        "statement": statement,
+        "claim": claim,
+        **counted(),
+        "mutant": {"what": mutant, **short(mutant=True)},
+        "dropped": [{"what": drop, **short(drop=drop)} for drop in drops],
+    }
+
+
+def main():
+    rows = [row(statement) for statement in CHECKS]
+    TABLE.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    for r in rows:
+        dropped = [f"{d['violations']}/{d['problems']}" for d in r["dropped"]]
+        print(
+            f"{r['statement']:<16} {r['violations']}/{r['problems']}  ratio {r['ratio']}"
+            f"  mutant {r['mutant']['violations']}/{r['mutant']['problems']}"
+            f"  dropped {', '.join(dropped)}"
+        )
+
+
+if __name__ == "__main__":
+    main()
