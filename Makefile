@@ -12,10 +12,10 @@ book: .venv/.installed  ## train the opening experiment, build the book
 	$(BIN)/epsbook repeat wrong_labels --out _build/records
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
 
-test: .venv/.installed  ## pytest, every notebook by nbval, drift checks
+test: .venv/.installed  ## pytest, drift checks, every notebook alone from the wheel
 	$(BIN)/ruff check
 	$(BIN)/pytest
-	EPSBOOK_SCALE=smoke $(BIN)/pytest --nbval nbs
+	EPSBOOK_SCALE=smoke $(BIN)/python tests/alone.py
 
 notebooks: .venv/.installed  ## execute chapters at laptop scale, store outputs
 	for nb in $(CHAPTERS); do EPSBOOK_SCALE=laptop TQDM_DISABLE=1 \
