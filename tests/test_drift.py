@@ -498,8 +498,10 @@ def toc_problems(listed, present):
 
 def test_contents_list_every_page():
     listed = list(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())))
-    pages = [p for p in NBS.iterdir() if p.suffix in (".ipynb", ".md")]
-    problems = list(toc_problems(listed, {f"nbs/{p.stem}" for p in pages}))
+    files = [*NBS.glob("*"), *NBS.glob("[!._]*/*")]
+    pages = [p for p in files if p.suffix in (".ipynb", ".md")]
+    names = {p.relative_to(ROOT).with_suffix("").as_posix() for p in pages}
+    problems = list(toc_problems(listed, names))
     assert not problems, "\n".join(problems)
 
 
