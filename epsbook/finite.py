@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     Table = Callable[[Tensor], Tensor]
 
 # %% auto #0
-__all__ = ['distribution', 'loss_table', 'expected', 'random_distributions', 'random_transitions', 'simplex_grid', 'spend',
-           'trace', 'price_lists']
+__all__ = ['distribution', 'loss_table', 'expected', 'Posterior', 'random_distributions', 'random_transitions', 'simplex_grid',
+           'spend', 'trace', 'price_lists']
 
 # %% ../nbs/A12_finite.ipynb #51db354a
 def distribution(name: str, values: Any) -> Float64[Tensor, "*s"]:
@@ -57,6 +58,45 @@ def expected(p: Tensor, values: Tensor) -> Tensor:
     "Sum of p * values over the last dimension; where p = 0, inf costs 0."
     p, values = torch.broadcast_tensors(p, values)
     return (p * values.masked_fill(p == 0, 0)).sum(-1)
+
+# %% ../nbs/A12_finite.ipynb #4d553a48
+@dataclass(frozen=True)
+class _Problem:
+    p_x: Float64[Tensor, "*b x"]
+    posterior: Float64[Tensor, "*b x k"]
+
+    def __post_init__(self) -> None:
+        p_x = distribution("p_x", self.p_x)
+        q = distribution("posterior", self.posterior)
+        if p_x.shape != q.shape[:-1] or q.shape[-1] < 2:
+            raise ValueError(
+                "posterior must have shape (*p_x.shape, K), K >= 2, got "
+                f"{tuple(q.shape)} with p_x {tuple(p_x.shape)}"
+            )
+        object.__setattr__(self, "p_x", p_x)
+        object.__setattr__(self, "posterior", q)
+
+# %% ../nbs/A12_finite.ipynb #595c1028
+class Posterior(_Problem):
+    "Inputs with probabilities `p_x`, and the `posterior` of each."
+
+    def noisy(self, transition: Any) -> Self:
+        """The same inputs with given labels in place of true ones.
+
+        Args:
+            transition: T[i, j] = P(given j | true i), rows that sum to 1:
+                ``(k, k)`` for all, ``(x, k, k)`` for T(x),
+                ``(*b, 1, k, k)`` for one T a problem, or ``(*b, x, k, k)``.
+
+        Raises:
+            ValueError: it has another shape, or a row is no distribution.
+        """
+        t, k = distribution("transition", transition), self.posterior.shape[-1]
+        if t.ndim < 2 or t.shape[-2:] != (k, k):
+            shape = tuple(t.shape)
+            raise ValueError(f"transition must be (..., {k}, {k}), got {shape}")
+        q = (self.posterior.unsqueeze(-2) @ t).squeeze(-2)
+        return type(self)(self.p_x.expand(q.shape[:-1]), q)
 
 # %% ../nbs/A12_finite.ipynb #2fe1cb1f
 def random_distributions(

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from epsbook.finite import (
+    Posterior,
     distribution,
     expected,
     loss_table,
@@ -43,45 +43,8 @@ _all_ = [
     "simplex_grid",
 ]
 
-# %% ../nbs/03_risk.ipynb #507400ef
-@dataclass(frozen=True)
-class _Problem:
-    p_x: Float64[Tensor, "*b x"]
-    posterior: Float64[Tensor, "*b x k"]
-
-    def __post_init__(self) -> None:
-        p_x = distribution("p_x", self.p_x)
-        q = distribution("posterior", self.posterior)
-        if p_x.shape != q.shape[:-1] or q.shape[-1] < 2:
-            raise ValueError(
-                "posterior must have shape (*p_x.shape, K), K >= 2, got "
-                f"{tuple(q.shape)} with p_x {tuple(p_x.shape)}"
-            )
-        object.__setattr__(self, "p_x", p_x)
-        object.__setattr__(self, "posterior", q)
-
-# %% ../nbs/03_risk.ipynb #1819ff72
-class _Noisy(_Problem):
-    def noisy(self, transition: Any) -> Self:
-        """The same inputs with given labels in place of true ones.
-
-        Args:
-            transition: T[i, j] = P(given j | true i), rows that sum to 1:
-                ``(k, k)`` for all, ``(x, k, k)`` for T(x),
-                ``(*b, 1, k, k)`` for one T a problem, or ``(*b, x, k, k)``.
-
-        Raises:
-            ValueError: it has another shape, or a row is no distribution.
-        """
-        t, k = distribution("transition", transition), self.posterior.shape[-1]
-        if t.ndim < 2 or t.shape[-2:] != (k, k):
-            shape = tuple(t.shape)
-            raise ValueError(f"transition must be (..., {k}, {k}), got {shape}")
-        q = (self.posterior.unsqueeze(-2) @ t).squeeze(-2)
-        return type(self)(self.p_x.expand(q.shape[:-1]), q)
-
 # %% ../nbs/03_risk.ipynb #33a43f7e
-class _WithRisk(_Noisy):
+class _WithRisk(Posterior):
     def risk(
         self, loss: Loss | Table, logits: Tensor, transition: Any = None
     ) -> Float64[Tensor, "*b"]:

@@ -178,7 +178,7 @@ def test_the_released_human_labels_are_known():
     clean = archive["clean_label"].astype(np.int64)
     for short in ("aggre", "worse", "random1", "random2", "random3"):
         name = f"cifar10n-{short}"
-        key = [k for k in archive.files if k.replace("_label", "") == short][0]
+        key = next(k for k in archive.files if k.replace("_label", "") == short)
         given = NoiseSpec.fixed(name).corrupt(clean, 10, 0, given=archive[key])
         assert (given != clean).sum() == fixed_labels()[name]["wrong"]
 

@@ -4,7 +4,6 @@ import configparser
 import importlib
 import importlib.metadata as metadata
 import inspect
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from alone import build_wheel
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -30,18 +30,7 @@ MODULES = sorted(
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    "The wheel, built from a copy: a build leaves folders beside its source."
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text"):
-        shutil.copy(ROOT / name, source)
-    for name in ("epsbook", "results"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, source / name, ignore=ignore)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index"]
-    pip += ["--no-deps", "--no-build-isolation", "--wheel-dir", target, source]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return next(target.glob("epsbook-*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
