@@ -130,7 +130,7 @@ def simplex_grid(num_classes: int, n: int) -> Float64[Tensor, "points k"]:
 # %% ../nbs/A12_finite.ipynb #467bfde7
 def spend(costs: Tensor, total: int) -> tuple[Tensor, Tensor]:
     "Least cost of each total over the classes, and what the last classes got."
-    k, levels = costs.shape
+    levels = costs.shape[1]
     best = torch.full((total + 1,), math.inf).double()
     best[0] = 0
     choices = []

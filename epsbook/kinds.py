@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -31,7 +31,7 @@ __all__ = ['NoiseKinds', 'check_extra', 'draw_labels']
 
 # %% ../nbs/A11_kinds.ipynb #8eefade8
 class _Kinds(JSONSpec):
-    _uses = {
+    _uses: ClassVar = {
         "clean": (),
         "symmetric": ("rate", "inclusive", "draw"),
         "pair": ("rate", "draw"),
@@ -41,8 +41,8 @@ class _Kinds(JSONSpec):
         "instance": ("rate", "spread", "draw"),
         "fixed": ("name",),
     }
-    _checks = CHECKS
-    _defaults = {"inclusive": False, "spread": 0.1, "draw": "exact"}
+    _checks: ClassVar = CHECKS
+    _defaults: ClassVar = {"inclusive": False, "spread": 0.1, "draw": "exact"}
 
 # %% ../nbs/A11_kinds.ipynb #6830a026
 class _Alike(_Kinds):

@@ -24,7 +24,6 @@ from epsbook.labels import (
 from epsbook.transition import (
     check_mapping,
     check_rate,
-    cycles,
     flip_matrix,
     inclusive_rate,
     symmetric_rate,

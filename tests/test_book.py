@@ -92,8 +92,8 @@ def open_chapter(home, browser):
     "Opens a chapter afresh, for tests that change the page."
     opened = []
 
-    def open_one(name, **options):
-        opened.append(open_page(browser, f"{home}/nbs/{name}.html", **options).page)
+    def open_one(name, at=home, **options):
+        opened.append(open_page(browser, f"{at}/nbs/{name}.html", **options).page)
         return opened[-1]
 
     yield open_one
@@ -216,6 +216,184 @@ def test_the_title_names_page_and_book(visit):
     title = visit.page.title()
     heading = visit.page.locator("article h1").first.inner_text().rstrip("#").strip()
     assert title == f"{heading} — {settings()['title']}"
+
+
+# --- cards: what a link leads to ---------------------------------------------------
+
+CARD = "#reference-card"
+EQUATION = 'article a[href="#equation-8-1"]:visible'
+CITATION = "article .bibtex-citation:visible"
+OPEN_FOLDS = "document.querySelectorAll('details').forEach(d => d.open = true)"
+IN_WINDOW = f"""() => {{
+    const {{ left, top, right, bottom }} =
+        document.querySelector("{CARD}").getBoundingClientRect();
+    return left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight;
+}}"""
+
+
+@pytest.fixture
+def eps_softmax(open_chapter):
+    "Opens chapter 8 as a file, without a server."
+    return functools.partial(open_chapter, "08_eps_softmax", at=BUILT.as_uri())
+
+
+def first_name(page):
+    "Where a citation begins, before its link: a point in the window."
+    return page.locator(CITATION).first.evaluate("""e => {
+        e.scrollIntoView({ block: "center", behavior: "instant" });
+        const { left, top, height } = e.getClientRects()[0];
+        return [left + 3, top + height / 2];
+    }""")
+
+
+def card_addresses(page):
+    templates = page.locator("template[data-card]")
+    return templates.evaluate_all("all => all.map(e => e.dataset.card)")
+
+
+def test_every_reference_has_a_card(visit):
+    links = visit.page.locator("article a[href*='#']")
+    addresses = set(links.evaluate_all("all => all.map(a => a.getAttribute('href'))"))
+    kinds = rf"({KINDS}|Equation|Exercise)-\w+-\d+".lower()
+    numbered = rf"(\w+\.html)?#{kinds}|references\.html#id\d+"
+    wanted = sorted(a for a in addresses if re.fullmatch(numbered, a))
+    assert sorted(card_addresses(visit.page)) == wanted
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_every_card_is_typeset_in_the_window(visit, size):
+    page, card = visit.page, visit.page.locator(CARD)
+    page.evaluate(OPEN_FOLDS)
+    page.set_viewport_size(size)
+    try:
+        for address in card_addresses(page):
+            link = page.locator(f'article a[href="{address}"]').first
+            link.focus()
+            card.and_(page.locator(":visible")).wait_for()
+            page.wait_for_function(IN_WINDOW)
+            formulas = card.locator(".math")
+            typeset = card.locator(".math:has(mjx-container):not(:has(mjx-merror))")
+            assert formulas.count() == typeset.count(), address
+            assert card.locator("[id], a").count() == 0, address
+            link.blur()
+            assert not card.is_visible()
+    finally:
+        page.set_viewport_size(DESK)
+
+
+def test_a_citation_shows_its_entry_and_leads_to_it(eps_softmax):
+    page = eps_softmax()
+    page.mouse.move(*first_name(page))
+    card, link = page.locator(CARD), page.locator(CITATION).first.locator("a")
+    card.wait_for()
+    shown, address = card.inner_text(), link.get_attribute("href")
+    assert not link.get_attribute("title"), "it would cover the card"
+    link.click()
+    page.wait_for_url(f"file://**/nbs/{address}")
+    assert page.locator(f"#{address.partition('#')[2]}").inner_text() == shown
+
+
+def test_an_equation_is_shown_where_it_is_named(eps_softmax):
+    page = eps_softmax()
+    page.locator(EQUATION).first.hover()
+    page.locator(CARD).wait_for()
+    formula = "mjx-container mjx-math"
+    shown = page.locator(f"{CARD} {formula}").inner_html()
+    strip = functools.partial(re.sub, r' id="[^"]*"', "")
+    assert strip(shown) == strip(page.locator(f"#equation-8-1 {formula}").inner_html())
+
+
+def test_a_card_stands_over_a_link_at_the_foot_of_the_window(eps_softmax):
+    page = eps_softmax()
+    link = page.locator(EQUATION).first
+    link.evaluate("e => e.scrollIntoView({block: 'end', behavior: 'instant'})")
+    link.hover()
+    page.locator(CARD).wait_for()
+    assert page.evaluate(IN_WINDOW)
+
+
+def test_the_pointer_may_rest_on_a_card(eps_softmax):
+    page = eps_softmax()
+    card = page.locator(CARD)
+    page.locator(EQUATION).first.hover()
+    card.wait_for()
+    card.hover()
+    page.wait_for_timeout(600)
+    assert card.is_visible()
+    page.locator("article h1").hover()
+    card.wait_for(state="hidden")
+
+
+def test_a_card_serves_the_keyboard(eps_softmax):
+    page = eps_softmax()
+    link, card = page.locator(EQUATION).first, page.locator(CARD)
+    link.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    card.wait_for()
+    assert card.get_attribute("role") == "tooltip"
+    assert link.get_attribute("aria-describedby") == card.get_attribute("id")
+    page.keyboard.press("Escape")
+    assert not card.is_visible()
+    assert link.get_attribute("aria-describedby") is None
+    assert link.evaluate("e => e === document.activeElement")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**#equation-8-1")
+
+
+def test_a_first_tap_shows_a_second_follows(eps_softmax):
+    page = eps_softmax(has_touch=True)
+    page.set_viewport_size(PHONE)
+    link, card, before = page.locator(EQUATION).first, page.locator(CARD), page.url
+    page.touchscreen.tap(*first_name(page))
+    card.wait_for()
+    page.locator("article h1").tap()
+    assert not card.is_visible()
+    link.tap()
+    card.wait_for()
+    assert page.url == before
+    link.tap()
+    page.wait_for_url("**#equation-8-1")
+    assert not card.is_visible()
+
+
+def test_a_card_is_not_printed(eps_softmax):
+    page = eps_softmax()
+    page.locator(EQUATION).first.hover()
+    page.locator(CARD).wait_for()
+    page.emulate_media(media="print")
+    assert not page.locator(CARD).is_visible()
+
+
+def test_a_card_moves_only_if_motion_is_welcome(eps_softmax):
+    moves = {}
+    for motion in ("reduce", "no-preference"):
+        page = eps_softmax(reduced_motion=motion)
+        name = "e => getComputedStyle(e).animationName"
+        moves[motion] = page.locator(CARD).evaluate(name)
+    assert moves == {"reduce": "none", "no-preference": "reference-card"}
+
+
+def test_a_card_takes_the_theme(eps_softmax):
+    style = "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+    shades = {}
+    for scheme in ("light", "dark"):
+        page = eps_softmax(color_scheme=scheme)
+        both = page.locator(CARD).evaluate(style)
+        shades[scheme] = [[*map(int, re.findall(r"\d+", color))] for color in both]
+    (ink, paper), (chalk, board) = shades["light"], shades["dark"]
+    assert min(paper) > 240 and max(ink) < 80
+    assert max(board) < 60 and min(chalk) > 180
+
+
+def test_without_scripts_links_are_links(eps_softmax):
+    page = eps_softmax(java_script_enabled=False)
+    assert page.locator(CARD).count() == 0
+    assert [t for t in page.locator("template").all() if t.is_visible()] == []
+    link = page.locator(f"{CITATION} a").first
+    assert link.get_attribute("title")
+    link.click()
+    page.wait_for_url("**/references.html#id*")
 
 
 # --- the book as a whole ----------------------------------------------------------

@@ -362,6 +362,7 @@ CONF = """
 extensions = ["myst_nb", "sphinxcontrib.bibtex", "epsbook_sphinx"]
 html_theme = "sphinx_book_theme"
 nb_execution_mode = "off"
+exclude_patterns = ["jupyter_execute"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 bibtex_bibfiles = ["references.bib"]
@@ -369,26 +370,48 @@ bibtex_reference_style = "author_year"
 """
 BIB = "@misc{wang2024eps, author={Wang, A and B, B and C, C}, title={T}, year={2024}}"
 INDEX = """# One
-See [the theorem](two.ipynb#theorem-8-1), [a section](two.ipynb#a-section).
+See [the theorem](two.ipynb#theorem-8-1), [a section](two.ipynb#a-section),
+[an exercise](two.ipynb#exercise-8-1) and [a page](https://a.org/two.html#theorem-8-1).
 
 ```{toctree}
 two
+works
 ```
+"""
+WORKS = """# Works
+For [the theorem](two.ipynb#theorem-8-1).
 
 ```{bibliography}
 ```
 """
 
 
+EXERCISE = """**Exercise 8.1** (★). *Find*
+
+$$x < y.$$
+
+<details><summary>Hint</summary>
+
+A step.
+
+</details>"""
+CARD = re.compile(r'<template data-card="([^"]*)">(.*?)</template>', re.S)
+
+
 def build(folder, index=INDEX, outputs=()):
-    """Build a book of two pages, all warnings errors; exit code and messages."""
+    """Write a book of three pages and build it; exit code and messages."""
     two = notebook(text("# Two"), text(THEOREM), text("## A section"))
-    two["cells"].append(code("#| export\nshow(fig)", outputs))
+    two["cells"] += code("#| export\nshow(fig)", outputs), text(EXERCISE)
     files = {"conf.py": CONF, "references.bib": BIB, "index.md": index}
-    files |= {"two.ipynb": json.dumps(two)}
+    files |= {"two.ipynb": json.dumps(two), "works.md": WORKS}
     files |= {"settings.ini": (ROOT / "settings.ini").read_text(encoding="utf-8")}
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
+    return run_sphinx(folder)
+
+
+def run_sphinx(folder):
+    """Build what has changed, all warnings errors; exit code and messages."""
     run = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", ".", "html"],
         cwd=folder,
@@ -399,7 +422,7 @@ def build(folder, index=INDEX, outputs=()):
     return run.returncode, run.stdout + run.stderr
 
 
-def test_a_book_of_two_pages(tmp_path):
+def test_a_book_of_three_pages(tmp_path):
     status, said = build(tmp_path, outputs=[figure()])
     assert status == 0, said
     one = (tmp_path / "html/index.html").read_text(encoding="utf-8")
@@ -408,7 +431,7 @@ def test_a_book_of_two_pages(tmp_path):
     assert 'href="two.html#a-section"' in one
     assert re.search(r'<div class="theorem admonition" id="theorem-8-1">', two)
     assert re.search(r'<div class="math[^>]*id="equation-8-2"', two)
-    assert 'href="index.html#id' in two, "the citation leads to the bibliography"
+    assert 'href="works.html#id' in two, "the citation leads to the bibliography"
     assert "<details><summary>Proof</summary>" in two
     assert "tag_exported" in two and "#| export" not in two
     assert '<svg role="img" aria-label="Loss against' in two
@@ -432,3 +455,66 @@ def test_what_is_broken_stops_the_build(tmp_path, index, outputs, message):
     status, said = build(tmp_path, f"{INDEX}\n{index}\n", outputs)
     assert status != 0
     assert re.search(message, said), said
+
+
+def cards(folder, page):
+    """Address -> HTML of each card on a built page."""
+    built = (folder / "html" / f"{page}.html").read_text(encoding="utf-8")
+    assert built.count("<template") == len(CARD.findall(built))
+    return dict(CARD.findall(built))
+
+
+def test_a_page_holds_what_its_links_lead_to(tmp_path):
+    status, said = build(tmp_path)
+    assert status == 0, said
+    other = cards(tmp_path, "index")
+    assert list(other) == ["two.html#theorem-8-1", "two.html#exercise-8-1"]
+    theorem, exercise = other.values()
+    assert '<p class="admonition-title">Theorem 8.1 (Lemma 1 of ' in theorem
+    assert "[2024]" in theorem and r"\lVert f - e_t \rVert" in theorem
+    assert "<strong>Exercise 8.1</strong>" in exercise and "x &lt; y" in exercise
+    assert "Hint" not in exercise and "A step" not in exercise
+    (where, entry), (formula, equation) = cards(tmp_path, "two").items()
+    assert re.fullmatch(r"works\.html#id\d+", where)
+    assert entry.replace("\xa0", " ") == "<p>A Wang, B B, and C C. T. 2024.</p>\n"
+    assert formula == "#equation-8-2"
+    assert r"\le \varepsilon. \tag{8.2}" in equation and "Theorem" not in equation
+
+
+def test_the_bibliography_says_everything_once(tmp_path):
+    build(tmp_path)
+    works = (tmp_path / "html/works.html").read_text(encoding="utf-8")
+    assert len(re.findall("<p>A.Wang, B.B, and C.C. T. 2024.</p>", works)) == 1
+
+
+def test_a_card_has_no_link_and_no_id(tmp_path):
+    build(tmp_path)
+    every = "".join((cards(tmp_path, "index") | cards(tmp_path, "two")).values())
+    assert "Theorem 8.1" in every
+    assert re.findall(r"<a\b|\bid=", every) == []
+
+
+def test_a_formula_on_a_card_is_typeset_where_the_page_has_none(tmp_path):
+    build(tmp_path)
+    works = (tmp_path / "html/works.html").read_text(encoding="utf-8")
+    assert 'class="math' in works and 'class="math' not in CARD.sub("", works)
+    assert re.search(r"<script[^>]+mathjax", works)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "page"),
+    [
+        ("two.ipynb", "it is near,", "it is far,", "works"),
+        ("references.bib", "{T}", "{Another title}", "two"),
+    ],
+)
+def test_a_card_changes_with_its_source(tmp_path, file, old, new, page):
+    build(tmp_path)
+    before = "".join(cards(tmp_path, page).values())
+    source = tmp_path / file
+    changed = source.read_text(encoding="utf-8").replace(old, new)
+    source.write_text(changed, encoding="utf-8")
+    status, said = run_sphinx(tmp_path)
+    assert status == 0, said
+    shown = new.strip("{}")
+    assert shown not in before and shown in "".join(cards(tmp_path, page).values())
