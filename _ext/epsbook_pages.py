@@ -34,6 +34,7 @@ STATEMENT = re.compile(rf"\*\*({KINDS}) ({NUMBER})\.?\*\*\s*({NAME})?\.?\s*")
 EXERCISE = re.compile(rf"^(?=\*\*Exercise ({NUMBER})\.?\*\*)", re.M)
 CITATION = re.compile(r"\[[^\]]*\]\(references\.bib#([^\s)]+)\)")
 EQUATION = re.compile(rf"(?<![\w\[\]])\(({NUMBER})\)(?![\w(\]])")
+NOTEBOOK_LINK = re.compile(r'href="([\w/]+)\.ipynb')
 TAG = re.compile(rf"\\tag\{{({NUMBER})\}}")
 FENCE = r"^ *(?P<fence>`{3,}|~{3,}).*?^ *(?P=fence)[`~]*$"
 CODE = r"(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`)"
@@ -123,11 +124,18 @@ def inline_figure(output: dict, prefix: str) -> dict:
     return {**output, "data": {"text/html": svg}}
 
 
+def link_pages(output: dict) -> dict:
+    """HTML whose links to notebooks lead to their pages."""
+    page = "".join(output.get("data", {}).get("text/html", ""))
+    linked = NOTEBOOK_LINK.sub(r'href="\1.html', page)
+    return output if linked == page else {**output, "data": {"text/html": linked}}
+
+
 def inline_figures(nb: dict) -> dict:
-    """Every figure of the notebook as inline SVG."""
+    """Every figure as inline SVG, and HTML outputs that lead to pages."""
 
     def inline(cell: dict) -> dict:
-        outputs = enumerate(cell["outputs"])
+        outputs = enumerate(map(link_pages, cell["outputs"]))
         return {
             **cell,
             "outputs": [inline_figure(o, f"fig-{cell['id']}-{i}-") for i, o in outputs],

@@ -117,7 +117,7 @@ class _BySample(_ByClass):
 
         `rate` and `spread` are mean and standard deviation of the samples'
         rates before they are cut to [0, 1]; see `epsbook.instance`. With
-        spread=0 it is the noise shipped with Wang et al. 2024.
+        spread=0 it is the recipe shipped with Wang et al. 2024.
         """
         return cls("instance", rate=rate, spread=spread, draw=draw)
 

@@ -76,6 +76,7 @@ class FiniteProblem(_WithRisk):
 
         At a tie the class with the smaller index comes first.
         """
+        k = check_int("k", k, 1)
         order = logits.argsort(dim=-1, descending=True, stable=True)
         q, order = torch.broadcast_tensors(self.posterior, order)
         hit = q.gather(-1, order[..., :k]).sum(-1)
@@ -134,7 +135,8 @@ def best_of(
     problem = problem if transition is None else problem.noisy(transition)
     each = expected(problem.posterior.unsqueeze(-3), loss_table(loss, family))
     risks = expected(problem.p_x.unsqueeze(-2), each)
-    low = risks.topk(2, dim=-1, largest=False).values
+    second = torch.full_like(risks[..., :1], math.inf)  # for a family of one
+    low = torch.cat([risks, second], -1).topk(2, largest=False).values
     return Best(risks.argmin(-1), low[..., 0], low[..., 1] - low[..., 0])
 
 # %% ../nbs/03_risk.ipynb #87905a31
@@ -160,6 +162,8 @@ def simplex_minimum(loss: CurveLoss, q: Any, n: int = 100) -> SimplexMinimum:
     if not isinstance(loss, CurveLoss):
         raise TypeError(f"{loss!r} is no curve: use best_of with a family")
     q = distribution("q", q)
+    if q.ndim != 1:
+        raise ValueError(f"q must have shape (k,), got {tuple(q.shape)}")
     n = check_int("n", n, len(q))
     best, low = SimplexMinimum(q, math.inf, 0), math.inf
     for costs in price_lists(loss, q, n):

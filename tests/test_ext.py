@@ -174,6 +174,13 @@ def test_a_figure_without_words_is_refused(output):
         inlined(output)
 
 
+def test_html_outputs_lead_to_pages():
+    html = '<a href="04_x.ipynb#lemma-4-1">L</a> <a href="https://e.org/a.ipynb">e</a>'
+    table = {"output_type": "display_data", "data": {"text/html": [html]}}
+    made = pages.link_pages(table)["data"]["text/html"]
+    assert made == html.replace("04_x.ipynb", "04_x.html")
+
+
 def test_other_outputs_stay():
     stream = {"output_type": "stream", "name": "stdout", "text": "#333333"}
     table = {"output_type": "display_data", "data": {"text/html": "<svg>"}}
