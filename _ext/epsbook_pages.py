@@ -35,6 +35,7 @@ EXERCISE = re.compile(rf"^(?=\*\*Exercise ({NUMBER})\.?\*\*)", re.M)
 CITATION = re.compile(r"\[[^\]]*\]\(references\.bib#([^\s)]+)\)")
 EQUATION = re.compile(rf"(?<![\w\[\]])\(({NUMBER})\)(?![\w(\]])")
 NOTEBOOK_LINK = re.compile(r'href="([\w/]+)\.ipynb')
+PERCENT = re.compile(r"(?<=\d) %")
 TAG = re.compile(rf"\\tag\{{({NUMBER})\}}")
 FENCE = r"^ *(?P<fence>`{3,}|~{3,}).*?^ *(?P=fence)[`~]*$"
 CODE = r"(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`)"
@@ -166,6 +167,11 @@ def cite(text: str) -> str:
     return in_prose(CITATION, r"{cite:t}`\1`", text)
 
 
+def tie_percents(text: str) -> str:
+    """No line ends between a number and its percent sign."""
+    return in_prose(PERCENT, "\u00a0%", text)
+
+
 def link_equations(text: str, tags: set[str]) -> str:
     """`(8.1)` becomes a link if the page has an equation of that number."""
 
@@ -222,7 +228,7 @@ def box_theorems(text: str) -> str:
 def convert_text(text: str, tags: set[str] | None = None) -> str:
     """All of the above; `tags` are the numbers of the page's equations."""
     tags = set(TAG.findall(text)) if tags is None else tags
-    text = anchor_exercises(link_equations(cite(text), tags))
+    text = tie_percents(anchor_exercises(link_equations(cite(text), tags)))
     return box_theorems(anchor_equations(text))
 
 

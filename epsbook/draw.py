@@ -53,6 +53,9 @@ def raw_keys(seed: int, size: int, use: str = "") -> Keys:
 def random_order(n: int, seed: int) -> Vector:
     """A random permutation, the same on every machine and numpy version.
 
+    It uses the stream that `NoiseSpec.corrupt` uses: do not give both the same
+    seed, or the order tells which labels are wrong.
+
     Args:
         n: length, at least 1.
         seed: seed of the PCG64 stream, at least 0.

@@ -24,23 +24,30 @@ if TYPE_CHECKING:
     Table = Callable[[Tensor], Tensor]
 
 # %% auto #0
-__all__ = ['distribution', 'loss_table', 'expected', 'Posterior', 'random_distributions', 'random_transitions', 'simplex_grid',
+__all__ = ['distribution', 'loss_table', 'expected', 'ProblemData', 'random_distributions', 'random_transitions', 'simplex_grid',
            'spend', 'trace', 'price_lists']
 
 # %% ../nbs/A12_finite.ipynb #51db354a
 def distribution(name: str, values: Any) -> Float64[Tensor, "*s"]:
     "`values` as float64 distributions along the last dimension, or an error."
-    listed = isinstance(values, list | tuple)
-    tensor = torch.as_tensor(np.asarray(values) if listed else values)
-    tensor = tensor.to(torch.float64)
-    sums = tensor.sum(-1, keepdim=True)
-    off = (sums - 1).abs().max() if tensor.numel() else math.nan
-    if not (off <= 1e-6 and tensor.min() >= 0):
+    try:
+        if not isinstance(values, torch.Tensor):
+            values = np.array(values, dtype=np.float64)
+        tensor = torch.as_tensor(values).to(torch.float64)
+    except (TypeError, ValueError):
+        kind = type(values).__name__
+        raise TypeError(f"{name} must hold numbers, got {kind}") from None
+    if not tensor.numel() or not tensor.ndim:
+        raise ValueError(f"{name} must have entries, got {tuple(tensor.shape)}")
+    rows = tensor.reshape(-1, tensor.shape[-1])
+    sums = rows.sum(-1)
+    wrong = ~((sums - 1).abs() <= 1e-6) | (rows < 0).any(-1)
+    if wrong.any():
         raise ValueError(
             f"{name} must be at least 0 and sum to 1 along its last dimension, "
-            f"got sums {sums.flatten()[:4].tolist()}: use x / x.sum(-1)"
+            f"got {rows[wrong][0].tolist()}: use x / x.sum(-1, keepdims=True)"
         )
-    return tensor / sums  # what float32 rounded away
+    return tensor / sums.reshape(*tensor.shape[:-1], 1)  # float32 rounds
 
 
 def loss_table(loss: Loss | Table, logits: Tensor) -> Float64[Tensor, "*b k"]:
@@ -49,7 +56,8 @@ def loss_table(loss: Loss | Table, logits: Tensor) -> Float64[Tensor, "*b k"]:
     `loss` is a loss of this library, or a function from logits (n, k) to
     losses (n, k). A logit of -inf is a probability of 0.
     """
-    flat = logits.to(torch.float64).reshape(-1, logits.shape[-1])
+    logits = torch.as_tensor(logits).to(torch.float64)
+    flat = logits.reshape(-1, logits.shape[-1])
     table = loss.per_class(flat) if isinstance(loss, Loss) else loss(flat)
     return table.reshape(logits.shape)
 
@@ -60,7 +68,7 @@ def expected(p: Tensor, values: Tensor) -> Tensor:
     return (p * values.masked_fill(p == 0, 0)).sum(-1)
 
 # %% ../nbs/A12_finite.ipynb #4d553a48
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Problem:
     p_x: Float64[Tensor, "*b x"]
     posterior: Float64[Tensor, "*b x k"]
@@ -77,8 +85,19 @@ class _Problem:
         object.__setattr__(self, "posterior", q)
 
 # %% ../nbs/A12_finite.ipynb #595c1028
-class Posterior(_Problem):
+class ProblemData(_Problem):
     "Inputs with probabilities `p_x`, and the `posterior` of each."
+
+    def _answers(self, logits: Any) -> Tensor:
+        "Logits as a tensor, one row for each input; else a ValueError."
+        logits, wanted = torch.as_tensor(logits), self.posterior.shape[-2:]
+        if logits.shape[-2:] != wanted:
+            raise ValueError(
+                f"logits must be (..., {wanted[0]}, {wanted[1]}), got "
+                f"{tuple(logits.shape)}: many answers to one input are "
+                "logits[:, None]"
+            )
+        return logits
 
     def noisy(self, transition: Any) -> Self:
         """The same inputs with given labels in place of true ones.
@@ -112,8 +131,12 @@ def random_transitions(
     count: int, num_classes: int, seed: int
 ) -> Float64[Tensor, "count 1 k k"]:
     "Random T with the largest entry of each row on the diagonal."
-    g = torch.Generator().manual_seed(seed)
-    rows = random_distributions(count, 1, num_classes, num_classes, generator=g)
+    count, k = (
+        check_int("count", count, 1),
+        check_int("num_classes", num_classes, 2),
+    )
+    g = torch.Generator().manual_seed(check_int("seed", seed, 0))
+    rows = random_distributions(count, 1, k, k, generator=g)
     best, own = rows.max(-1), rows.diagonal(dim1=-2, dim2=-1).clone()
     rows = rows.scatter(-1, best.indices[..., None], own[..., None])
     return rows.diagonal_scatter(best.values, dim1=-2, dim2=-1)
@@ -121,8 +144,11 @@ def random_transitions(
 # %% ../nbs/A12_finite.ipynb #df37981e
 def simplex_grid(num_classes: int, n: int) -> Float64[Tensor, "points k"]:
     "All distributions over `num_classes` whose entries are multiples of 1/n."
-    k = check_int("num_classes", num_classes, 2)
-    bars = itertools.combinations(range(check_int("n", n, 1) + k - 1), k - 1)
+    k, n = check_int("num_classes", num_classes, 2), check_int("n", n, 1)
+    count = math.comb(n + k - 1, k - 1)
+    if count > 1_000_000:
+        raise ValueError(f"{count:,} points, at most a million: coarser n")
+    bars = itertools.combinations(range(n + k - 1), k - 1)
     bars = np.array(list(bars)).reshape(-1, k - 1)
     ends = np.pad(bars, ((0, 0), (1, 1)), constant_values=(-1, n + k - 1))
     return torch.from_numpy((np.diff(ends, axis=1) - 1) / n)
@@ -157,7 +183,7 @@ def _curves(loss: CurveLoss, n: int, k: int) -> tuple[Tensor, Tensor]:
     log_p = (torch.arange(n + k).double() / n).clamp(max=1).log()
     off, top = (torch.full_like(log_p, b, dtype=torch.bool) for b in (0, 1))
     curves = loss.phi(log_p, off), loss.phi(log_p, top)
-    if any((c[1:] > c[:-1] + 1e-12).any() for c in curves):
+    if not all((c[1:] <= c[:-1] + 1e-12).all() for c in curves):
         raise ValueError(f"{loss!r} is no decreasing curve: use best_of")
     return curves
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .draw import raw_keys
-from .labels import check_int, to_numpy
+from .labels import check_int
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float64
@@ -57,31 +57,38 @@ def flip_rates(
     return np.clip(rate + spread * _quantile(u), 0, 1)
 
 # %% ../nbs/A10_instance.ipynb #6e31dedf
-def as_features(features: Any, n: int) -> Float64[np.ndarray, "n s"]:
-    """Features of `n` samples as rows, float64.
+def as_features(features: Any, n: int) -> Float[np.ndarray, "n s"]:
+    """Features of `n` samples as rows, in the type they have.
 
     Raises:
         TypeError: they are not floating-point numbers.
         ValueError: not one row for each sample, or not finite.
     """
-    array = np.asarray(to_numpy(features))
+    if isinstance(features, torch.Tensor):  # numpy has no bfloat16
+        half = features.dtype == torch.bfloat16
+        features = (
+            (features.float() if half else features).detach().cpu().numpy()
+        )
+    array = np.asarray(features)
     if array.dtype.kind != "f":
         raise TypeError(
             f"features must be floating point, got {array.dtype}: "
             "pass standardized images, as the network sees them"
         )
-    if array.ndim < 2 or len(array) != n:
+    if array.ndim < 2 or len(array) != n or not array.size:
         shape = array.shape
         raise ValueError(f"features must have shape ({n}, ...), got {shape}")
-    if not np.isfinite(array).all():
+    if not np.isfinite([array.min(), array.max()]).all():
         raise ValueError("features must be finite")
-    return array.reshape(n, -1).astype(np.float64)
+    return array.reshape(n, -1)
 
 
 def _direction(x: np.ndarray, i: int, k: int, seed: int) -> Rows:
     "softmax of x W_i over the classes other than i."
     w = normals(seed, x.shape[1] * k, f"direction {i}").reshape(-1, k)
-    scores = x @ w
+    scores = x.astype(np.float64) @ w
+    if not np.isfinite(scores).all():
+        raise ValueError("features are too large: standardize them")
     scores[:, i] = -np.inf
     size = np.exp(scores - scores.max(axis=1, keepdims=True))
     return size / size.sum(axis=1, keepdims=True)

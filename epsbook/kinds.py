@@ -185,6 +185,8 @@ def draw_labels(
 ) -> Vector:
     "Given labels, int64, (n,), for true classes; see `NoiseSpec.corrupt`."
     check_extra(spec.kind, {"features": features, "given": given})
+    if spec.kind == "clean":
+        return true
     if spec.kind == "fixed":
         realized_rate(true, given)  # refuses labels of other samples
         return spec._check_fixed(given, k)

@@ -78,7 +78,10 @@ def as_labels(labels: Labels, num_classes: int | None = None) -> Vector:
     known = isinstance(labels, np.ndarray | torch.Tensor)
     if not known or isinstance(labels, np.ma.MaskedArray):
         kind = type(labels).__name__
-        raise TypeError(f"labels must be an array or a tensor, got {kind}")
+        raise TypeError(
+            f"labels must be an array or a tensor, got {kind}: "
+            "use np.asarray(labels)"
+        )
     array = to_numpy(labels)
     if array.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got {labels.dtype}")
@@ -138,8 +141,8 @@ def realized_transition(
     """
     true, given = _matched(true, given, num_classes)
     shape = num_classes, num_classes
-    counts = np.zeros(shape)
-    np.add.at(counts, (true, given), 1)
+    counts = np.bincount(true * num_classes + given, minlength=num_classes**2)
+    counts = counts.reshape(shape).astype(np.float64)
     sizes = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, sizes, out=np.full(shape, np.nan), where=sizes > 0)
 

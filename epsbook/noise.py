@@ -60,11 +60,13 @@ _SUPERCLASSES = """
 36 50 65 74 80 | 47 52 56 59 96 | 8 13 48 58 90 | 41 69 81 85 89
 """
 #: The 20 superclasses of CIFAR-100, aquatic mammals first (Krizhevsky 2009).
+#: :meta hide-value:
 CIFAR100_SUPERCLASSES = tuple(
     tuple(map(int, group.split()))
     for group in _SUPERCLASSES.strip().replace("\n", " | ").split(" | ")
 )
 #: Blocks of five consecutive classes, which some released codes use instead.
+#: :meta hide-value:
 CIFAR100_BLOCKS = tuple(tuple(range(i, i + 5)) for i in range(0, 100, 5))
 
 # %% ../nbs/02_noise.ipynb #9ccdd032
@@ -128,12 +130,19 @@ def in_place_transition(
 ) -> Matrix:
     """T of flips made one class after the other on the same array, (K, K).
 
-    The product of one matrix for each pair, in the order of `mapping`. Some
+    The product of one matrix for each pair, in the order of the dict
+    `mapping` (`NoiseSpec.mapping` is sorted and has lost it). Some
     released codes draw this under the name of asymmetric noise; pass it to
     `NoiseSpec.from_transition` to repeat their labels.
     """
-    transition = np.eye(check_int("num_classes", num_classes, 2))
+    if not isinstance(mapping, Mapping) or not mapping:
+        raise TypeError(f"mapping must be a dict in order, got {mapping!r}")
+    rate, transition = (
+        check_rate(rate),
+        np.eye(check_int("num_classes", num_classes, 2)),
+    )
     for pair in mapping.items():
-        pairs = check_mapping(dict([pair]))
-        transition @= flip_matrix(check_rate(rate), pairs, num_classes)
+        transition @= flip_matrix(
+            rate, check_mapping(dict([pair])), num_classes
+        )
     return transition

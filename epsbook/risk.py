@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from epsbook.finite import (
-    Posterior,
+    ProblemData,
     distribution,
     expected,
     loss_table,
@@ -23,7 +23,7 @@ from epsbook.finite import (
     trace,
 )
 from .labels import check_int
-from .losses.base import CurveLoss, Loss
+from .losses.base import CurveLoss, Loss, LossSum
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
@@ -44,7 +44,7 @@ _all_ = [
 ]
 
 # %% ../nbs/03_risk.ipynb #33a43f7e
-class _WithRisk(Posterior):
+class _WithRisk(ProblemData):
     def risk(
         self, loss: Loss | Table, logits: Tensor, transition: Any = None
     ) -> Float64[Tensor, "*b"]:
@@ -54,6 +54,7 @@ class _WithRisk(Posterior):
         one of this library, or a function as in `loss_table`.
         """
         problem = self if transition is None else self.noisy(transition)
+        logits = self._answers(logits)
         each = expected(problem.posterior, loss_table(loss, logits))
         return expected(problem.p_x, each)
 
@@ -76,7 +77,7 @@ class FiniteProblem(_WithRisk):
 
         At a tie the class with the smaller index comes first.
         """
-        k = check_int("k", k, 1)
+        logits, k = self._answers(logits), check_int("k", k, 1)
         order = logits.argsort(dim=-1, descending=True, stable=True)
         q, order = torch.broadcast_tensors(self.posterior, order)
         hit = q.gather(-1, order[..., :k]).sum(-1)
@@ -90,7 +91,9 @@ def random_problems(
 
     With `certain`, each input has one label that has probability 1.
     """
-    g = torch.Generator().manual_seed(seed)
+    count, inputs = check_int("count", count, 1), check_int("inputs", inputs, 1)
+    num_classes = check_int("num_classes", num_classes, 2)
+    g = torch.Generator().manual_seed(check_int("seed", seed, 0))
     p_x = random_distributions(count, inputs, generator=g)
     q = random_distributions(count, inputs, num_classes, generator=g)
     if certain:
@@ -104,10 +107,11 @@ def enumerated_problems(inputs: int, num_classes: int, n: int) -> FiniteProblem:
     Raises:
         ValueError: there are more than a million; says how many.
     """
-    grid = simplex_grid(num_classes, n)
-    count = len(grid) ** check_int("inputs", inputs, 1)
+    points = math.comb(n + num_classes - 1, n)
+    count = points ** check_int("inputs", inputs, 1)
     if count > 1_000_000:
         raise ValueError(f"{count:,} problems, at most a million: coarser n")
+    grid = simplex_grid(num_classes, n)
     pick = torch.cartesian_prod(*[torch.arange(len(grid))] * inputs)
     q = grid[pick.reshape(count, inputs)]
     return FiniteProblem(torch.full((count, inputs), 1 / inputs), q)
@@ -133,7 +137,8 @@ def best_of(
     some 1e-15 times the largest loss.
     """
     problem = problem if transition is None else problem.noisy(transition)
-    each = expected(problem.posterior.unsqueeze(-3), loss_table(loss, family))
+    table = loss_table(loss, problem._answers(family))
+    each = expected(problem.posterior.unsqueeze(-3), table)
     risks = expected(problem.p_x.unsqueeze(-2), each)
     second = torch.full_like(risks[..., :1], math.inf)  # for a family of one
     low = torch.cat([risks, second], -1).topk(2, largest=False).values
@@ -147,6 +152,11 @@ class SimplexMinimum(NamedTuple):
     risk: float
     gap: float
 
+
+def _parts(loss: Any) -> list[Any]:
+    "The terms of a sum; anything else alone."
+    return list(loss.losses) if isinstance(loss, LossSum) else [loss]
+
 # %% ../nbs/03_risk.ipynb #f6832db3
 def simplex_minimum(loss: CurveLoss, q: Any, n: int = 100) -> SimplexMinimum:
     """Least expected loss over all answers, for label probabilities q, (k,).
@@ -159,11 +169,11 @@ def simplex_minimum(loss: CurveLoss, q: Any, n: int = 100) -> SimplexMinimum:
         TypeError: the loss is no curve.
         ValueError: q is no distribution, n < k, or the curve not decreasing.
     """
-    if not isinstance(loss, CurveLoss):
+    if not all(isinstance(t, CurveLoss) for t in _parts(loss)):
         raise TypeError(f"{loss!r} is no curve: use best_of with a family")
     q = distribution("q", q)
-    if q.ndim != 1:
-        raise ValueError(f"q must have shape (k,), got {tuple(q.shape)}")
+    if q.ndim != 1 or len(q) < 2:
+        raise ValueError(f"q must have shape (k,), k > 1, got {tuple(q.shape)}")
     n = check_int("n", n, len(q))
     best, low = SimplexMinimum(q, math.inf, 0), math.inf
     for costs in price_lists(loss, q, n):

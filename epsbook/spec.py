@@ -36,8 +36,8 @@ class Spec:
         wanted = self._uses[self.kind]
         found = tuple(x for x in self._checks if getattr(self, x) is not None)
         if set(found) != set(wanted):
-            kind = self.kind
-            raise ValueError(f"{kind} noise must have {wanted}, got {found}")
+            what = self.kind
+            raise ValueError(f"{what} noise must have {wanted}, got {found}")
         for name in wanted:
             value = self._checks[name](getattr(self, name))
             object.__setattr__(self, name, value)

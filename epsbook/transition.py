@@ -93,8 +93,15 @@ def check_draw(draw: Any) -> str:
 # %% ../nbs/A8_matrices.ipynb #e076681d
 def check_groups(groups: Any) -> tuple[tuple[int, ...], ...]:
     "Groups of two classes or more, no class in two of them; else an error."
-    if not isinstance(groups, list | tuple):
-        raise TypeError(f"groups must be tuples of classes, got {groups!r}")
+    kinds = list | tuple | range | np.ndarray
+    listed = isinstance(groups, kinds) and all(
+        isinstance(g, kinds) for g in groups
+    )
+    if not listed:
+        raise TypeError(
+            "groups must be tuples of classes, like ((0, 1), (2, 3)), got "
+            f"{groups!r}"
+        )
     made = tuple(
         tuple(check_int("a class in groups", x, 0) for x in group)
         for group in groups
@@ -199,8 +206,9 @@ def uniform_matrix(rate: float, inclusive: bool, k: int) -> Matrix:
 
 def flip_matrix(rate: float, pairs: Any, k: int) -> Matrix:
     "T of noise that moves each source to its target at `rate`, (K, K)."
-    if max(map(max, pairs)) >= k:
-        raise ValueError(f"mapping must stay within 0..{k - 1}, got {pairs}")
+    top = max(map(max, pairs))
+    if top >= k:
+        raise ValueError(f"mapping must stay within 0..{k - 1}, got {top}")
     transition = np.eye(k)
     for source, target in pairs:
         transition[source, [source, target]] = 1 - rate, rate

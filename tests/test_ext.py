@@ -174,6 +174,12 @@ def test_a_figure_without_words_is_refused(output):
         inlined(output)
 
 
+def test_a_percent_sign_stays_with_its_number():
+    assert pages.tie_percents("at 40 % of") == "at 40\u00a0% of"
+    for other in ("`40 %`", "$40 %$", "a % b"):
+        assert pages.tie_percents(other) == other
+
+
 def test_html_outputs_lead_to_pages():
     html = '<a href="04_x.ipynb#lemma-4-1">L</a> <a href="https://e.org/a.ipynb">e</a>'
     table = {"output_type": "display_data", "data": {"text/html": [html]}}

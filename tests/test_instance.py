@@ -1,7 +1,9 @@
 """Instance-dependent and fixed labels: rates, directions, draws, checksums."""
 
+import json
 import math
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -176,11 +178,18 @@ def test_labels_with_the_checksum_are_returned(monkeypatch):
 def test_the_released_human_labels_are_known():
     archive = np.load(Path(os.environ["EPSBOOK_DATA"]) / "cifar10n.npz")
     clean = archive["clean_label"].astype(np.int64)
+    file = files("epsbook.results").joinpath("labels-cifar10n.json")
+    recorded = json.loads(file.read_text("utf-8"))
     for short in ("aggre", "worse", "random1", "random2", "random3"):
         name = f"cifar10n-{short}"
         key = next(k for k in archive.files if k.replace("_label", "") == short)
         given = NoiseSpec.fixed(name).corrupt(clean, 10, 0, given=archive[key])
         assert (given != clean).sum() == fixed_labels()[name]["wrong"]
+        counts = realized_transition(clean, given, 10) * 5000
+        np.testing.assert_allclose(counts, recorded["counts"][name], atol=1e-6)
+    three = sum(archive[f"random_label{a}"] != clean for a in (1, 2, 3))
+    found = [np.bincount(three[clean == i], minlength=4).tolist() for i in range(10)]
+    assert found == recorded["wrong_of_three"]
 
 
 # Maps --------------------------------------------------------------------------
@@ -200,6 +209,8 @@ def test_superclasses_are_a_partition():
     "groups, error, message",
     [
         ([[1, 2], [2, 3]], ValueError, "must not share a class"),
+        ([{1, 2}], TypeError, "groups must be tuples of classes"),
+        ([0, 1], TypeError, "groups must be tuples of classes, like"),
         ([[1]], ValueError, "must hold two classes or more"),
         ([], ValueError, "must hold two classes or more"),
         ("ab", TypeError, "groups must be tuples of classes"),
@@ -226,6 +237,17 @@ def test_flips_in_place_draw_from_the_product(mapping):
     np.testing.assert_allclose(realized_transition(true, given, 10), T, atol=0.015)
     wrong = NoiseSpec.asymmetric(0.4, mapping).transition(10)
     assert abs(T - wrong).max() > 0.1
+
+
+def test_mappings_without_an_order_are_refused():
+    for mapping in ([(3, 5)], (), None, {}):
+        with pytest.raises(TypeError, match="mapping must be a dict in order, got"):
+            in_place_transition(0.4, mapping, 10)
+
+
+def test_features_too_large_for_a_score_are_refused():
+    with pytest.raises(ValueError, match="too large: standardize them"):
+        NoiseSpec.instance(0.4).corrupt(TRUE, K, seed=0, features=X * 1e308)
 
 
 def test_cats_come_back():

@@ -199,7 +199,9 @@ def test_vmap_grad_and_hessian(make):
     torch.testing.assert_close(per_sample, want)
     over_targets = vmap(lambda t: grad(lambda x: loss(x, t))(logits))
     assert over_targets(torch.stack([y, y.flip(0)])).shape == (2, *logits.shape)
-    both = [h(lambda x: loss(x, y))(logits) for h in (hessian, lambda f: jacrev(jacrev(f)))]
+    both = [
+        h(lambda x: loss(x, y))(logits) for h in (hessian, lambda f: jacrev(jacrev(f)))
+    ]
     torch.testing.assert_close(*both)
 
 
@@ -340,9 +342,7 @@ def test_extreme_logits_stay_finite(make, dtype, spread):
 def test_second_derivatives_stay_finite_for_sure_samples(make):
     logits = torch.tensor([[40.0, 0, 0], [0, 40, 0]], dtype=torch.float64)
     x = logits.requires_grad_()
-    (g,) = torch.autograd.grad(
-        make()(x, torch.tensor([0, 0])), x, create_graph=True
-    )
+    (g,) = torch.autograd.grad(make()(x, torch.tensor([0, 0])), x, create_graph=True)
     (h,) = torch.autograd.grad(g.pow(2).sum(), x)
     assert h.isfinite().all()
 
@@ -390,8 +390,13 @@ def test_arithmetic_is_linear(make):
     a, b = make(), MAELoss()
     la, lb = a(logits, y), b(logits, y)
     for loss, want in [
-        (a + b, la + lb), (a - b, la - lb), (-a, -la), (a / 4, la / 4),
-        (3 * a, 3 * la), (a * 3, 3 * la), (sum([a, b, a]), 2 * la + lb),
+        (a + b, la + lb),
+        (a - b, la - lb),
+        (-a, -la),
+        (a / 4, la / 4),
+        (3 * a, 3 * la),
+        (a * 3, 3 * la),
+        (sum([a, b, a]), 2 * la + lb),
     ]:
         torch.testing.assert_close(loss(logits, y), want)
 

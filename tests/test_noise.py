@@ -273,7 +273,9 @@ def test_iid_labels_are_independent_of_each_other():
 @pytest.mark.parametrize("raw, given_label", [(0, 1), (2**64 - 1, 10)])
 def test_iid_never_gives_what_has_probability_zero(monkeypatch, raw, given_label):
     """The smallest and largest random number, zeros at both ends of the row."""
-    monkeypatch.setattr(draw, "raw_keys", lambda seed, n, use="": np.full(n, raw, np.uint64))
+    monkeypatch.setattr(
+        draw, "raw_keys", lambda seed, n, use="": np.full(n, raw, np.uint64)
+    )
     row = [0.0] + [0.1] * 10 + [0.0]  # adds up to less than 1 in float64
     assert np.cumsum(row)[-1] < 1
     spec = NoiseSpec.from_transition([row] * 12, draw="iid")

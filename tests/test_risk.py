@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epsbook.losses import CELoss, EpsCELoss, EpsFocalLoss, MAELoss
+from epsbook.losses import CELoss, EpsCELoss, EpsFocalLoss, Loss, MAELoss
 from epsbook.noise import NoiseSpec
 from epsbook.risk import (
     FiniteProblem,
@@ -114,7 +114,7 @@ def test_float32_and_lists_are_taken():
         ([math.nan, 1], [[1, 0], [0, 1]], "p_x must be at least 0"),
         ([1.0], [[1, 0], [0, 1]], r"must have shape \(\*p_x.shape, K\)"),
         ([1.0], [[1.0]], r"K >= 2, got \(1, 1\)"),
-        ([], [[1, 0]], "p_x must be at least 0"),
+        ([], [[1, 0]], "p_x must have entries"),
     ],
 )
 def test_what_is_no_problem(p_x, posterior, message):
@@ -133,6 +133,45 @@ def test_what_is_no_problem(p_x, posterior, message):
 def test_what_is_no_transition(T, message):
     with pytest.raises(ValueError, match=message):
         FiniteProblem([1.0], [[0.5, 0.5]]).noisy(T)
+
+
+@pytest.mark.parametrize(
+    "logits", [torch.zeros(9, 3), torch.zeros(2, 4), torch.zeros(3)]
+)
+def test_logits_of_other_inputs_are_refused(logits):
+    problem = FiniteProblem([1.0], [[0.5, 0.3, 0.2]])
+    for call in (
+        lambda: problem.risk(CELoss(), logits),
+        lambda: problem.error(logits),
+        lambda: best_of(problem, CELoss(), logits),
+    ):
+        with pytest.raises(ValueError, match=r"logits must be \(\.\.\., 1, 3\), got"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "values", [None, "p", [[0.5, 0.5], [1.0]], NoiseSpec.pair(0.1)]
+)
+def test_what_holds_no_numbers(values):
+    with pytest.raises(TypeError, match="transition must hold numbers, got"):
+        FiniteProblem([1.0], [[0.5, 0.5]]).noisy(values)
+
+
+def test_the_wrong_row_is_shown():
+    T = np.eye(10)
+    T[7, 7] = 0.5
+    with pytest.raises(
+        ValueError, match=r"0\.5, 0\.0, 0\.0\]: use x / x.sum\(-1, keep"
+    ):
+        FiniteProblem([1.0], [[0.1] * 10]).noisy(T)
+    assert (
+        FiniteProblem([1.0], [[0.5, 0.5]]).noisy(np.eye(2)[::-1]).posterior[0, 0] == 0.5
+    )
+
+
+def test_the_best_of_one():
+    best = best_of(FiniteProblem([1.0], [[0.5, 0.5]]), CELoss(), torch.zeros(1, 1, 2))
+    assert best.index == 0 and best.gap == math.inf
 
 
 # Generators ------------------------------------------------------------------
@@ -226,8 +265,16 @@ def test_what_has_no_certificate_is_refused():
 
     with pytest.raises(ValueError, match="no decreasing curve: use best_of"):
         simplex_minimum(Rising(), [0.5, 0.5])
-    with pytest.raises(TypeError, match="no curve: use best_of"):
-        simplex_minimum(lambda h: h, [0.5, 0.5])
+
+    class Brier(Loss):
+        def _every(self, logits):
+            return -2 * logits.softmax(-1)
+
+    for loss in (lambda h: h, MAELoss() + 10 * Brier()):
+        with pytest.raises(TypeError, match="no curve: use best_of"):
+            simplex_minimum(loss, [0.5, 0.5])
+    with pytest.raises(ValueError, match="no decreasing curve"):  # inf - inf
+        simplex_minimum(CELoss() - 0.5 * CELoss(), [0.5, 0.5])
     with pytest.raises(ValueError, match="n must be at least 3, got 2"):
         simplex_minimum(CELoss(), [0.5, 0.3, 0.2], n=2)
     with pytest.raises(ValueError, match="q must be at least 0"):
