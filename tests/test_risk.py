@@ -149,9 +149,7 @@ def test_logits_of_other_inputs_are_refused(logits):
             call()
 
 
-@pytest.mark.parametrize(
-    "values", [None, "p", [[0.5, 0.5], [1.0]], NoiseSpec.pair(0.1)]
-)
+@pytest.mark.parametrize("values", ["p", [[0.5, 0.5], [1.0]], NoiseSpec.pair(0.1)])
 def test_what_holds_no_numbers(values):
     with pytest.raises(TypeError, match="transition must hold numbers, got"):
         FiniteProblem([1.0], [[0.5, 0.5]]).noisy(values)
