@@ -8,6 +8,7 @@ so each page brings the texts that its links show, in `<template>` elements.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import takewhile
@@ -17,6 +18,8 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinxcontrib.bibtex.nodes import bibliography
 from sphinxcontrib.bibtex.transforms import BibliographyTransform
+
+HREF = re.compile(r'href="([\w./]*#[^"]+)"')
 
 
 def statement(target: nodes.Element, name: str) -> list[nodes.Node]:
@@ -66,7 +69,9 @@ def plain(node: nodes.Node) -> nodes.Node:
 def addresses(doctree: nodes.document) -> list[str]:
     """Where the links of a page lead, as their `href` says it, each once."""
     links = doctree.findall(nodes.reference)
-    every = (link.get("refuri", f"#{link.get('refid', '')}") for link in links)
+    every = [link.get("refuri", f"#{link.get('refid', '')}") for link in links]
+    for raw in doctree.findall(nodes.raw):  # tables that a cell has written
+        every += HREF.findall(raw.astext())
     return list(dict.fromkeys(every))
 
 

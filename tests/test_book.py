@@ -17,7 +17,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = ROOT / "_build" / "html"
-PAGES = sorted(path.stem for path in BUILT.glob("nbs/*.html"))
+PAGES = sorted(
+    path.relative_to(BUILT / "nbs").with_suffix("").as_posix()
+    for path in BUILT.glob("nbs/**/*.html")
+)
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 KINDS = "Definition|Theorem|Lemma|Proposition|Corollary|Remark"
