@@ -72,17 +72,23 @@ def random_order(n: int, seed: int) -> Vector:
 # %% ../nbs/A7_draw.ipynb #77675da7
 def deal(groups: Vector, counts: Any, keys: Keys) -> Vector:
     """Column j for counts[i, j] members of group i, picked by their keys."""
-    dealt = counts.argmax(axis=1)[groups]
-    split = (counts > 0).sum(axis=1) > 1  # all others are dealt already
-    members = np.flatnonzero(split[groups])
-    order = members[np.argsort(keys[members], kind="stable")]
+    bits = np.uint64(max(1, (len(keys) - 1).bit_length()))
+    keys = keys >> bits << bits | np.arange(
+        len(keys), dtype=np.uint64
+    )  # no ties
     small = groups.astype(np.min_scalar_type(len(counts)))  # sorts faster
-    order = order[np.argsort(small[order], kind="stable")]
-    deck = np.tile(np.arange(counts.shape[1]), split.sum())
-    dealt[order] = np.repeat(deck, counts[split].ravel())
+    order = np.argsort(small, kind="stable")
+    ends = counts.cumsum(axis=1)
+    dealt = counts.argmax(axis=1)[groups]
+    members = np.split(order, ends[:-1, -1].cumsum())
+    for i in np.flatnonzero((counts > 0).sum(axis=1) > 1):
+        mine = keys[members[i]]
+        ranked = np.append(np.sort(mine), ~np.uint64(0))
+        cuts = ranked[ends[i, :-1]]
+        dealt[members[i]] = np.searchsorted(cuts, mine, side="right")
     return dealt
 
-
+# %% ../nbs/A7_draw.ipynb #1f364ada
 def draw_exact(true: Vector, transition: Matrix, seed: int) -> Vector:
     "Given labels, (n,), with counts within one of n_i T[i, j]."
     n, k = len(true), len(transition)
