@@ -99,8 +99,8 @@ class ProblemData(_Problem):
             )
         return logits
 
-    def noisy(self, transition: Any) -> Self:
-        """The same inputs with given labels in place of true ones.
+    def noisy_posterior(self, transition: Any) -> Float64[Tensor, "*b x k"]:
+        """P(given = j | input), the posterior times the transition matrix.
 
         Args:
             transition: T[i, j] = P(given j | true i), rows that sum to 1:
@@ -108,13 +108,17 @@ class ProblemData(_Problem):
                 ``(*b, 1, k, k)`` for one T a problem, or ``(*b, x, k, k)``.
 
         Raises:
-            ValueError: it has another shape, or a row is no distribution.
+            TypeError, ValueError: no such matrix, or a row no distribution.
         """
         t, k = distribution("transition", transition), self.posterior.shape[-1]
         if t.ndim < 2 or t.shape[-2:] != (k, k):
             shape = tuple(t.shape)
             raise ValueError(f"transition must be (..., {k}, {k}), got {shape}")
-        q = (self.posterior.unsqueeze(-2) @ t).squeeze(-2)
+        return (self.posterior.unsqueeze(-2) @ t).squeeze(-2)
+
+    def noisy(self, transition: Any) -> Self:
+        "The same inputs with given labels in place of true ones."
+        q = self.noisy_posterior(transition)
         return type(self)(self.p_x.expand(q.shape[:-1]), q)
 
 # %% ../nbs/A12_finite.ipynb #2fe1cb1f

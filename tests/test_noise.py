@@ -42,6 +42,8 @@ KINDS = {
     "pair iid": NoiseSpec.pair(0.37, draw="iid"),
     "asymmetric": NoiseSpec.asymmetric(0.37, CIFAR10_MAP),
     "asymmetric iid": NoiseSpec.asymmetric(0.37, CIFAR10_MAP, draw="iid"),
+    "superclass": NoiseSpec.superclass(0.37, [(0, 3, 5), (1, 9), (2, 4, 8, 6)]),
+    "superclass iid": NoiseSpec.superclass(0.37, [(0, 3, 5), (1, 9)], draw="iid"),
     "transition": NoiseSpec.from_transition(BANDED),
     "transition iid": NoiseSpec.from_transition(BANDED, draw="iid"),
 }
@@ -55,6 +57,8 @@ FROZEN = {  # of SKEWED with seed 7; never to change
     "pair iid": "350421f73cc56858460e9dfbdc2c559cccbc83aaeb54baa4695a0b8796d4f8c5",
     "asymmetric": "4c0b247bcc60ccdf315c7eb630a5951c9cd0a5a7928012f5509b52ed3ec34b2d",
     "asymmetric iid": "eb25d187f2d1d15dc707a716c6d2d3ae87f7231c54f85a30b4fe6af7e1464350",
+    "superclass": "a315adc62d85bb6b724ef3605061f0e305aa21a3287a07e42f03e3979f928b60",
+    "superclass iid": "e2a9fa7875f8a633f5ee9159a2ed653ea0a4f0963e1792d0806aa895f793ffa2",
     "transition": "bc138385fb139171f212fddbb4491062574183b1e9f1430e2b060b43d5190b19",
     "transition iid": "055695f14f57d9de035b98428b37181acc19766f64c1eff4caf168a93cc475a8",
 }
