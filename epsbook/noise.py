@@ -60,13 +60,11 @@ _SUPERCLASSES = """
 36 50 65 74 80 | 47 52 56 59 96 | 8 13 48 58 90 | 41 69 81 85 89
 """
 #: The 20 superclasses of CIFAR-100, aquatic mammals first (Krizhevsky 2009).
-#: :meta hide-value:
 CIFAR100_SUPERCLASSES = tuple(
     tuple(map(int, group.split()))
     for group in _SUPERCLASSES.strip().replace("\n", " | ").split(" | ")
 )
 #: Blocks of five consecutive classes, which some released codes use instead.
-#: :meta hide-value:
 CIFAR100_BLOCKS = tuple(tuple(range(i, i + 5)) for i in range(0, 100, 5))
 
 # %% ../nbs/02_noise.ipynb #9ccdd032
