@@ -116,7 +116,7 @@ class _BySample(_ByClass):
         """A rate and a preferred mistake for each image (Xia et al. 2020).
 
         `rate` and `spread` are mean and standard deviation of the samples'
-        rates before they are cut to [0, 1]; see `epsbook.instance`. With
+        rates before these are kept within [0, 1]; see `epsbook.instance`. With
         spread=0 it is the recipe shipped with Wang et al. 2024.
         """
         return cls("instance", rate=rate, spread=spread, draw=draw)

@@ -81,8 +81,9 @@ class _Drawn(NoiseKinds):
         """Labels given to samples of these true classes; input not touched.
 
         They depend on nothing but these arguments. With draw="exact" each
-        count n_ij is within one of n_i T[i, j]; with draw="iid" each label is
-        drawn independently.
+        count n_ij is within one of n_i T[i, j] (for instance noise, the number
+        of wrong labels is what their rates add up to); with draw="iid" each
+        label is drawn independently.
 
         Args:
             labels: true classes in 0..K - 1, shape (n,), numpy or torch.
@@ -135,10 +136,8 @@ def in_place_transition(
     """
     if not isinstance(mapping, Mapping) or not mapping:
         raise TypeError(f"mapping must be a dict in order, got {mapping!r}")
-    rate, transition = (
-        check_rate(rate),
-        np.eye(check_int("num_classes", num_classes, 2)),
-    )
+    rate = check_rate(rate)
+    transition = np.eye(check_int("num_classes", num_classes, 2))
     for pair in mapping.items():
         transition @= flip_matrix(
             rate, check_mapping(dict([pair])), num_classes

@@ -163,18 +163,13 @@ def only_symmetric(mutant=False, drop=""):
 
 
 def sure_enough(T):
-    "s_j of (2.5), (n, k), from its definition."
-    n, k, _ = T.shape
-    s = torch.zeros(n, k).double()
-    worst = torch.zeros(n, k, dtype=torch.long)
-    for j in range(k):
-        for o in (o for o in range(k) if o != j):
-            gain = T[:, :, o] - T[:, :, j]
-            gain[:, j] = -math.inf
-            d, i = gain.max(-1)
-            new = d / (d + T[:, j, j] - T[:, j, o])
-            worst[:, j] = torch.where(new > s[:, j], i, worst[:, j])
-            s[:, j] = torch.maximum(s[:, j], new)
+    "s_0 of (2.5), (n,), from its definition, and the class that is worst for 0."
+    s, worst = torch.zeros(len(T)).double(), torch.ones(len(T), dtype=torch.long)
+    for k in range(1, T.shape[-1]):
+        d, i = (T[:, 1:, k] - T[:, 1:, 0]).max(-1)
+        new = torch.where(d > 0, d / (d + T[:, 0, 0] - T[:, 0, k]), 0)
+        worst = torch.where(new > s, i + 1, worst)
+        s = torch.maximum(s, new)
     return s, worst
 
 
@@ -186,18 +181,36 @@ def sure_enough(T):
 )
 def sure_is_enough(mutant=False, drop=""):
     k = 4
-    T = random_transitions(N, k, seed=3)[:, 0]
-    T = T.roll(1, -1) if drop else T
+    # Only the row in question leads; what the others do is anybody's guess.
+    T = random_distributions(N, k, k, generator=generator(3))
+    T[:, 0] = random_transitions(N, k, seed=3)[:, 0, 0]
+    if drop:
+        T[:, 0] = T[:, 0].roll(1, -1)
     s, worst = sure_enough(T)
-    s = s.clamp(max=1 - 1e-6)
-    level = (0.95 if mutant else 1 + 1e-9) * s
-    q = torch.nn.functional.one_hot(worst, k) * (1 - level)[..., None]
-    q = q + torch.diag_embed(level)  # (n, j, k): mass on j, the rest on the worst
-    noisy = q @ T
-    own = noisy.diagonal(dim1=1, dim2=2)
-    lost = noisy.max(-1).values > own + 1e-12
-    below = (q * 1).diagonal(dim1=1, dim2=2) / s
-    return lost.sum(), lost.numel(), below.max()
+    rest = random_distributions(N, k - 1, generator=generator(4))
+    corner = torch.nn.functional.one_hot(worst - 1, k - 1)
+
+    def lead(level, others):
+        "By how much label 0 is ahead of every other given label."
+        q = torch.cat([level[:, None], (1 - level)[:, None] * others], -1)
+        noisy = (q[:, None] @ T)[:, 0]
+        return noisy[:, 0] - noisy[:, 1:].max(-1).values
+
+    start = (0.95 if mutant else 1) * s
+    wrong = torch.zeros(N, dtype=torch.bool)
+    for share, others in ((1e-6, corner), (1e-6, rest), (0.5, rest)):
+        wrong |= lead(start + share * (1 - start), others) < -1e-12
+    if mutant or drop:
+        return wrong.sum(), N, None
+    low, high = torch.zeros(N).double(), torch.ones(N).double()
+    for _ in range(60):  # bisection: where label 0 begins to lead, at worst
+        middle = (low + high) / 2
+        ahead = lead(middle, corner) > 0
+        low, high = torch.where(ahead, low, middle), torch.where(ahead, middle, high)
+    needed = high / s
+    clear = s > 1e-3
+    wrong |= clear & ((needed - 1).abs() > 1e-6)
+    return wrong.sum(), N, needed[clear].max()
 
 
 @check(
