@@ -78,11 +78,11 @@ class Protocol:
         for name in ("epochs", "batch_size"):
             check_int(name, getattr(self, name), least=1)
         for name in ("lr", "weight_decay"):
-            check_number(name, getattr(self, name), low=0)
-        check_number("momentum", self.momentum, low=0, high=0.9999)
+            check_number(name, getattr(self, name), "[0, inf)")
+        check_number("momentum", self.momentum, "[0, 1)")
         if self.clip != math.inf:
-            check_number("clip", self.clip, low=1e-12)
-        check_number("validation", self.validation, low=0.001, high=0.999)
+            check_number("clip", self.clip, "(0, inf)")
+        check_number("validation", self.validation, "(0, 1)")
 
 # %% ../nbs/17_training.ipynb #49083b2b
 def _epoch(

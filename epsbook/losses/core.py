@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .base import CurveLoss
+from .options import Properties
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,11 @@ __all__ = ['CELoss', 'MAELoss']
 class CELoss(CurveLoss):
     r"""Cross-entropy, :math:`-\log p_y`; equals `torch.nn.CrossEntropyLoss`.
 
-    Gradient weight 1. Not symmetric, unbounded.
+    Gradient weight 1.
     """
+
+    uses_top = False
+    properties = Properties("no", "no", "no", "yes")
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "Minus the logarithm of p_y; shapes as given."
@@ -40,6 +44,9 @@ class MAELoss(CurveLoss):
     Some released codes leave out the factor 2. Source: Ghosh, Kumar and
     Sastry, "Robust loss functions under label noise", AAAI 2017.
     """
+
+    uses_top = False
+    properties = Properties("yes", "yes", "2", "no")
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "Twice 1 - p_y; shapes as given."

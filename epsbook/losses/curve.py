@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 
 from .inputs import class_dim
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['Curve', 'given_label', 'every_label']
+__all__ = ['Curve', 'CurveSum', 'every_label', 'given_label']
 
 # %% ../../nbs/A2_curves.ipynb #9e700de1
 class Curve(Protocol):
@@ -34,108 +37,164 @@ class Curve(Protocol):
         "w = -dphi / dlog p_y, the size of the logit gradient w (p - e_y)."
         ...
 
+# %% ../../nbs/A2_curves.ipynb #c9e2be61
+class CurveSum:
+    "Weighted sum of curves, itself a curve."
+
+    def __init__(self, terms: Sequence[tuple[float, Curve]]) -> None:
+        self.terms = tuple(terms)
+        self.uses_top = any(getattr(t, "uses_top", True) for _, t in terms)
+
+    def curve(self, num_classes: int) -> CurveSum:
+        "The sum for that many classes."
+        made = [(c, t.curve(num_classes)) for c, t in self.terms]
+        same = all(a[1] is b[1] for a, b in zip(made, self.terms, strict=True))
+        return self if same else CurveSum(made)
+
+    def _add_up(self, method: str, log_py: Tensor, top: Tensor) -> Tensor:
+        (c, first), *rest = self.terms
+        total = c * getattr(first, method)(log_py, top)
+        for c, term in rest:
+            total = total.add(getattr(term, method)(log_py, top), alpha=c)
+        return total
+
+    def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
+        "Weighted sum of the values."
+        return self._add_up("phi", log_py, top)
+
+    def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
+        "Weighted sum of the weights."
+        return self._add_up("grad_weight", log_py, top)
+
 # %% ../../nbs/A2_curves.ipynb #901a6b45
-class _Given(torch.autograd.Function):
-    "phi(log p_y, top) for each sample, with gradient w (p - e_y)."
-
-    generate_vmap_rule = True
+class _Curve(torch.autograd.Function):
+    "phi at log p_y = -ce, elementwise; its derivative in ce is the weight w."
 
     @staticmethod
-    def forward(logits, target, curve):
-        dim = class_dim(logits)
-        logp = logits.log_softmax(dim)
-        log_py = logp.gather(dim, target.unsqueeze(dim)).squeeze(dim)
-        top = logits.argmax(dim) == target
-        return curve.phi(log_py, top), logp, log_py, top
+    def forward(ctx, ce, top, curve, mean):
+        ctx.curve, ctx.divisor = curve, ce.numel() if mean else 1
+        ctx.save_for_backward(ce, top)
+        value = curve.phi(-ce, top)
+        return value.mean() if mean else value
 
     @staticmethod
-    def setup_context(ctx, inputs, outputs):
-        logits, target, ctx.curve = inputs
-        ctx.mark_non_differentiable(*outputs[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, target, *outputs[1:])
-        ctx.save_for_forward(logits, target, *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, grad, *_):
-        logits, target, logp, log_py, top = ctx.saved_tensors
-        if grad is None:
-            return None, None, None
-        dim, index = class_dim(logits), target.unsqueeze(class_dim(logits))
-        if torch.is_grad_enabled():
-            logp = logits.log_softmax(dim)
-            log_py = logp.gather(dim, index).squeeze(dim)
-        size = (grad * ctx.curve.grad_weight(log_py, top)).unsqueeze(dim)
-        out = logp.exp() * size
-        return out.scatter_add_(dim, index, -size), None, None
+    def backward(ctx, grad):
+        ce, top = ctx.saved_tensors
+        if ctx.divisor != 1:
+            grad = grad / ctx.divisor
+        return grad * ctx.curve.grad_weight(-ce, top), None, None, None
 
 # %% ../../nbs/A2_curves.ipynb #bcabfa78
-class _GivenForward(_Given):
-    "`_Given` with forward-mode derivatives."
-
-    @staticmethod
-    def jvp(ctx, dlogits, *_):
-        logits, target, logp, log_py, top = ctx.saved_tensors
-        dim = class_dim(logits)
-        given = dlogits.gather(dim, target.unsqueeze(dim)).squeeze(dim)
-        change = (logp.exp() * dlogits).sum(dim) - given
-        return ctx.curve.grad_weight(log_py, top) * change, None, None, None
-
-
-def given_label(
-    logits: Float[Tensor, "n c *d"], target: Int[Tensor, "n *d"], curve: Curve
-) -> Float[Tensor, "n *d"]:
-    "`curve` at the given label of each sample; int64 labels in 0..C-1."
-    function = _Given if torch.compiler.is_compiling() else _GivenForward
-    return function.apply(logits, target, curve)[0]
-
-# %% ../../nbs/A2_curves.ipynb #caac9620
-class _Every(torch.autograd.Function):
-    "phi(log p_k, top) for each sample and each possible label k."
+class _CurveRules(_Curve):
+    "`_Curve` with the rules that `torch.func` and forward mode ask for."
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(logits, curve):
-        dim = class_dim(logits)
-        logp = logits.log_softmax(dim)
-        first = logits.argmax(dim, keepdim=True)
-        top = torch.zeros_like(logp, dtype=torch.bool).scatter(dim, first, True)
-        return curve.phi(logp, top), logp, top
+    def forward(ce, top, curve, mean):
+        value = curve.phi(-ce, top)
+        return value.mean() if mean else value
 
     @staticmethod
-    def setup_context(ctx, inputs, outputs):
-        logits, ctx.curve = inputs
-        ctx.mark_non_differentiable(*outputs[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logits, *outputs[1:])
-        ctx.save_for_forward(logits, *outputs[1:])
+    def setup_context(ctx, inputs, output):
+        ce, top, ctx.curve, mean = inputs
+        ctx.divisor = ce.numel() if mean else 1
+        ctx.save_for_backward(ce, top)
+        ctx.save_for_forward(ce, top)
 
     @staticmethod
-    def backward(ctx, grad, *_):
-        if grad is None:
-            return None, None
-        logits, logp, top = ctx.saved_tensors
-        dim = class_dim(logits)
-        if torch.is_grad_enabled():
-            logp = logits.log_softmax(dim)
-        size = grad * ctx.curve.grad_weight(logp, top)
-        return logp.exp() * size.sum(dim, keepdim=True) - size, None
-
-# %% ../../nbs/A2_curves.ipynb #cab2ada3
-class _EveryForward(_Every):
-    "`_Every` with forward-mode derivatives."
-
-    @staticmethod
-    def jvp(ctx, dlogits, *_):
-        logits, logp, top = ctx.saved_tensors
-        mean = (logp.exp() * dlogits).sum(class_dim(logits), keepdim=True)
-        return ctx.curve.grad_weight(logp, top) * (mean - dlogits), None, None
+    def jvp(ctx, change, *_):
+        ce, top = ctx.saved_tensors
+        change = change * ctx.curve.grad_weight(-ce, top)
+        return change if ctx.divisor == 1 else change.sum() / ctx.divisor
 
 
+def _is_plain() -> bool:
+    "No transform of `torch.func` and no forward-mode derivative is at work."
+    return not (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _apply(
+    ce: Tensor, top: Tensor | None, curve: Curve, mean: bool = False
+) -> Tensor:
+    lean = torch.compiler.is_compiling() or _is_plain()
+    return (_Curve if lean else _CurveRules).apply(ce, top, curve, mean)
+
+# %% ../../nbs/A2_curves.ipynb #caac9620
 def every_label(
     logits: Float[Tensor, "n c *d"], curve: Curve
 ) -> Float[Tensor, "n c *d"]:
     "`curve` at each possible label of each sample."
-    function = _Every if torch.compiler.is_compiling() else _EveryForward
-    return function.apply(logits, curve)[0]
+    dim = class_dim(logits)
+    ce = -logits.log_softmax(dim)
+    top = None
+    if getattr(curve, "uses_top", True):
+        first = logits.argmax(dim, keepdim=True)
+        top = torch.zeros_like(ce, dtype=torch.bool).scatter(dim, first, True)
+    return _apply(ce, top, curve)
+
+# %% ../../nbs/A2_curves.ipynb #67cfd387
+_BLOCK = 1 << 17  # logits at a time: half a megabyte in float32
+
+
+def _ce_and_top(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    "Cross-entropy, and whether the label is the first largest logit."
+    ce = F.cross_entropy(logits, target, reduction="none")
+    index = target.unsqueeze(1)
+    top = logits.gather(1, index).squeeze(1) == logits.amax(1)
+    # Two equal logits can both be the largest only if p_y <= 1/2.
+    tied = top & (ce > 0.5)
+    if tied.any():
+        rows = logits.movedim(1, -1)[tied]
+        top[tied] = rows.argmax(-1) == target[tied]
+    return ce, top
+
+# %% ../../nbs/A2_curves.ipynb #38b6e9c1
+class _Blocks(torch.autograd.Function):
+    "`_Curve` after the softmax, block by block."
+
+    @staticmethod
+    def forward(ctx, logits, target, curve, mean):
+        rows = max(1, _BLOCK * len(logits) // logits.numel())
+        blocks = zip(logits.split(rows), target.split(rows), strict=True)
+        parts = [_ce_and_top(*block) for block in blocks]
+        ce, top = (torch.cat(x) for x in zip(*parts, strict=True))
+        ctx.curve, ctx.divisor = curve, ce.numel() if mean else 1
+        ctx.save_for_backward(logits, target, ce, top)
+        value = curve.phi(-ce, top)
+        return value.mean() if mean else value
+
+    @staticmethod
+    def backward(ctx, grad):
+        logits, target, ce, top = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            ce = F.cross_entropy(logits, target, reduction="none")
+        size = grad / ctx.divisor * ctx.curve.grad_weight(-ce, top)
+        size, index = size.unsqueeze(1), target.unsqueeze(1)
+        # In place: a second large array would cost as much as all the rest.
+        out = logits.softmax(1).mul_(size)
+        return out.scatter_add_(1, index, -size), None, None, None
+
+# %% ../../nbs/A2_curves.ipynb #fe0a24b9
+def given_label(
+    logits: Float[Tensor, "n c *d"],
+    target: Int[Tensor, "n *d"],
+    curve: Curve,
+    mean: bool = False,
+) -> Float[Tensor, "n *d"] | Float[Tensor, ""]:
+    """`curve` at the given label of each sample; int64 labels in 0..C-1.
+
+    With `mean`, their mean: one step fewer for autograd than taking it after.
+    """
+    large = logits.ndim > 1 and logits.numel() > _BLOCK
+    if large and logits.device.type == "cpu":
+        if not torch.compiler.is_compiling() and _is_plain():
+            return _Blocks.apply(logits, target, curve, mean)
+    ce = F.cross_entropy(logits, target, reduction="none")
+    top = None
+    if getattr(curve, "uses_top", True):
+        top = logits.argmax(class_dim(logits)) == target
+    return _apply(ce, top, curve, mean)

@@ -6,13 +6,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..labels import check_int
 from .base import CurveLoss
-from .inputs import check_flag, check_floating, check_number, wide
+from .between import focal_factor, focal_slope
+from epsbook.losses.inputs import (
+    check_floating,
+    check_number,
+    safe_log,
+    wide,
+)
+from .options import SWITCH, Properties
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,7 +43,7 @@ def eps_softmax(
     """
     check_floating(logits)
     p = wide(logits).softmax(dim)
-    m = check_number("m", m, low=0, high=torch.finfo(p.dtype).max)
+    m = check_number("m", m, f"[0, {torch.finfo(p.dtype).max}]")
     first = logits.argmax(dim, keepdim=True)
     added = torch.zeros_like(p).scatter(dim, first, m)
     return ((p + added) / (m + 1)).to(logits.dtype)
@@ -51,22 +58,15 @@ def epsilon(m: float, num_classes: int) -> float:
     Raises:
         TypeError, ValueError: m is not >= 0; num_classes is not whole, >= 2.
     """
-    m = check_number("m", m, low=0)
+    m = check_number("m", m, "[0, inf)")
     k = check_int("num_classes", num_classes, least=2)
     return math.sqrt(1 - 1 / k) / (m + 1)
 
 # %% ../../nbs/08_eps_softmax.ipynb #8faa4521
 def _log_f(log_py: Tensor, top: Tensor, m: float) -> Tensor:
     "log f_y, from log p_y."
-    # Where y is not the argmax, 0 keeps the unused branch differentiable.
-    at_top = log_py.masked_fill(~top, 0).expm1() / (m + 1)
+    at_top = log_py.expm1() / (m + 1)
     return torch.where(top, at_top.log1p(), log_py - math.log1p(m))
-
-
-def _slope(log_py: Tensor, top: Tensor, m: float) -> Tensor:
-    "dlog f_y / dlog p_y: p_y / (p_y + m) at the argmax, 1 elsewhere."
-    p = log_py.masked_fill(~top, 0).exp()
-    return (p / (p + m)).masked_fill(~top, 1)
 
 # %% ../../nbs/08_eps_softmax.ipynb #1866f436
 class EpsCELoss(CurveLoss):
@@ -80,25 +80,30 @@ class EpsCELoss(CurveLoss):
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
 
-    _hyper = ("m", "tau")
+    ranges: ClassVar = {"m": "[0, inf)", "tau": "[0, 0.5]"}
+    properties = Properties(
+        symmetric="no",
+        asymmetric="no",
+        bounded=r"$-\log \tau$ if $\tau > 0$",
+        all_k=r"if $q_t$ leads by more than $m/(m + 1)$",
+    )
 
     def __init__(self, *, m: float, tau: float = 1e-8, **options: Any) -> None:
         super().__init__(**options)
-        self.m = check_number("m", m, low=0)
-        self.tau = check_number("tau", tau, low=0, high=0.5)
-
-    @property
-    def _floor(self) -> float:
-        return math.log(self.tau) if self.tau > 0 else -math.inf
+        self._set(m=m, tau=tau)
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "-log max(f_y, tau); shapes as given."
-        return -_log_f(log_py, top, self.m).clamp_min(self._floor)
+        return -_log_f(log_py, top, self.m).clamp_min(safe_log(self.tau))
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "p_y / (p_y + m) at the argmax, else 1; 0 where f_y is below tau."
-        above = _log_f(log_py, top, self.m) >= self._floor
-        return _slope(log_py, top, self.m) * above
+        share = torch.sigmoid(log_py - safe_log(self.m))
+        cut = self.tau * (self.m + 1)
+        above = log_py >= safe_log(cut)
+        if cut > self.m:  # else the floor is never met at the argmax
+            share = share * (log_py >= safe_log(cut - self.m))
+        return torch.where(top, share, above)
 
 # %% ../../nbs/08_eps_softmax.ipynb #69281878
 class EpsFocalLoss(EpsCELoss):
@@ -112,31 +117,34 @@ class EpsFocalLoss(EpsCELoss):
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
 
-    _hyper = ("m", "gamma", "tau", "detach_factor")
+    ranges: ClassVar = {
+        "m": "[0, inf)",
+        "gamma": "[0, inf)",
+        "tau": "[0, 0.5]",
+        "detach_factor": SWITCH,
+    }
+    properties = Properties(
+        symmetric="no",
+        asymmetric="no",
+        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
+    )
 
     def __init__(
         self, *, gamma: float = 0.1, detach_factor: bool = False, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.gamma = check_number("gamma", gamma, low=0)
-        self.detach_factor = check_flag("detach_factor", detach_factor)
-
-    def _ce_and_factor(self, log_py: Tensor, top: Tensor) -> tuple:
-        ce = super().phi(log_py, top)
-        # f_y rounds to 1 for sure samples; 0 ** gamma has no finite slope.
-        ce = ce.clamp_min(torch.finfo(ce.dtype).tiny)
-        return ce, (-(-ce).expm1()) ** self.gamma
+        self._set(gamma=gamma, detach_factor=detach_factor)
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "-(1 - f_y)^gamma log f_y; shapes as given."
-        ce, factor = self._ce_and_factor(log_py, top)
-        return factor * ce
+        ce = super().phi(log_py, top)
+        return ce * focal_factor(ce, self.gamma)
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "That of `EpsCELoss` times the focal factor and its own slope."
-        ce, factor = self._ce_and_factor(log_py, top)
-        if not self.detach_factor:
-            # x / expm1(x) is 0 beyond 80; with tau = 0, inf / inf is not.
-            x = ce.clamp_max(80)
-            factor = factor * (1 + self.gamma * x / x.expm1())
-        return super().grad_weight(log_py, top) * factor
+        ce = super().phi(log_py, top)
+        weight = super().grad_weight(log_py, top)
+        weight = weight * focal_factor(ce, self.gamma)
+        if self.detach_factor:
+            return weight
+        return weight * focal_slope(ce, self.gamma)

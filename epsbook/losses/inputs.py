@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'ignored_labels', 'wide', 'result_dtype',
-           'check_number', 'short', 'check_flag', 'check_options']
+__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'can_look', 'ignored_labels', 'wide', 'result_dtype',
+           'check_number', 'safe_log', 'short', 'check_flag', 'check_options']
 
 # %% ../../nbs/A1_inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
@@ -92,7 +92,7 @@ def check_inputs(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
     _check_target(logits, target)
 
 # %% ../../nbs/A1_inputs.ipynb #844aa023
-def _visible(target: Tensor) -> bool:
+def can_look(target: Tensor) -> bool:
     "Can Python branch on the values without a device sync or a traced graph?"
     return (
         target.device.type == "cpu"
@@ -105,7 +105,7 @@ def ignored_labels(
     target: Int[Tensor, "n *d"], num_classes: int, ignore_index: int
 ) -> Bool[Tensor, "n *d"] | None:
     "Where the label is `ignore_index`; None if it is known to be nowhere."
-    if not _visible(target):
+    if not can_look(target):
         return target == ignore_index
     if target.numel() == 0:
         return None
@@ -137,13 +137,13 @@ def result_dtype(logits: Float[Tensor, "*s"]) -> torch.dtype:
 
 # %% ../../nbs/A1_inputs.ipynb #68ffe995
 def check_number(
-    name: str, value: float, low: float = -math.inf, high: float = math.inf
+    name: str, value: float, interval: str = "(-inf, inf)"
 ) -> float:
-    """`value` as a finite float within [low, high].
+    """`value` as a finite float in `interval`, such as "[0, 1)".
 
     Raises:
         TypeError: it is not a real number.
-        ValueError: it is not finite or not in the range.
+        ValueError: it is not finite or not in the interval.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
@@ -151,11 +151,19 @@ def check_number(
         number = float(value)
     except OverflowError:  # an int beyond the largest float
         number = math.inf
-    if not (math.isfinite(number) and low <= number <= high):
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    outside = number <= low if interval[0] == "(" else number < low
+    outside |= number >= high if interval[-1] == ")" else number > high
+    if outside or not math.isfinite(number):
         raise ValueError(
-            f"{name} must be finite and in [{low:g}, {high:g}], got {number:g}"
+            f"{name} must be finite and in {interval}, got {number:g}"
         )
     return number
+
+# %% ../../nbs/A1_inputs.ipynb #ac095f37
+def safe_log(x: float) -> float:
+    "Logarithm of a number >= 0; that of 0 is minus infinity."
+    return math.log(x) if x > 0 else -math.inf
 
 # %% ../../nbs/A1_inputs.ipynb #57c45266
 def short(value: float) -> str:
