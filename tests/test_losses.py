@@ -1,6 +1,7 @@
 """Values, gradients and manners of the losses that stand so far."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -10,16 +11,38 @@ from torch.func import grad, hessian, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from epsbook.losses import (
+    AELLoss,
+    AGCELoss,
+    AULLoss,
+    BackwardLoss,
+    BootstrapLoss,
     CELoss,
+    ClippedCELoss,
     CurveLoss,
     EpsCELoss,
     EpsFocalLoss,
+    FocalLoss,
+    ForwardLoss,
+    GCELoss,
+    GLSLoss,
+    LDRLoss,
+    LogitClipLoss,
     Loss,
     LossSum,
     MAELoss,
+    MSELoss,
+    NCELoss,
+    NFLLoss,
+    NNCELoss,
+    NNFLLoss,
+    NoiseAdaptationLoss,
+    PeerLoss,
+    RCELoss,
+    SCELoss,
     eps_softmax,
     epsilon,
 )
+from epsbook.transition import uniform_matrix
 
 CASES = {
     "ce": CELoss,
@@ -76,6 +99,176 @@ def test_equals_the_formula(name, k, spread):
     want = torch.stack([naive(name, p[i], int(y[i])) for i in range(20)])
     got = CASES[name]().per_sample(logits, y)
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+# ---- every loss -------------------------------------------------------------
+
+T = torch.tensor(
+    [
+        [0.7, 0.1, 0.1, 0.1, 0],
+        [0, 0.6, 0.2, 0.1, 0.1],
+        [0.1, 0, 0.8, 0, 0.1],
+        [0.05, 0.05, 0.1, 0.8, 0],
+        [0.1, 0.1, 0.1, 0.1, 0.6],
+    ]
+).double()
+LOG = math.log(1e-4)
+focal = lambda p, gamma: -((1 - p) ** gamma) * p.log()
+
+
+def ldr(h, y, margin, lam):
+    s = F.softplus(h) / F.softplus(h).mean()
+    ahead = s - s[y] + margin * (torch.arange(len(h)) != y).double()
+    return lam * (ahead / lam).exp().mean().log()
+
+
+# Loss and formula: of logits h, probabilities p, label y.
+FORMULAS = {
+    "mse": (MSELoss(), lambda h, p, y: ((p - torch.eye(len(p))[y]) ** 2).sum()),
+    "focal": (FocalLoss(gamma=2), lambda h, p, y: focal(p[y], 2)),
+    "clipped": (ClippedCELoss(max_loss=2), lambda h, p, y: (-p[y].log()).clamp_max(2)),
+    "gce": (GCELoss(q=0.7), lambda h, p, y: (1 - p[y] ** 0.7) / 0.7),
+    "gce_tau": (
+        GCELoss(q=0.5, tau=0.1),
+        lambda h, p, y: 2 * (1 - p[y].clamp_min(0.1) ** 0.5),
+    ),
+    "rce": (RCELoss(), lambda h, p, y: -LOG * (1 - p[y])),
+    "sce": (SCELoss(a=2, b=3), lambda h, p, y: -2 * p[y].log() - 3 * LOG * (1 - p[y])),
+    "nce": (NCELoss(), lambda h, p, y: p[y].log() / p.log().sum()),
+    "nfl": (NFLLoss(gamma=2), lambda h, p, y: focal(p[y], 2) / focal(p, 2).sum()),
+    "nnce": (
+        NNCELoss(tau=1e-3),
+        lambda h, p, y: 1 - part(p[y], 0) / part(p, 0).sum(),
+    ),
+    "nnfl": (
+        NNFLLoss(gamma=2, tau=1e-3),
+        lambda h, p, y: 1 - part(p[y], 2) / part(p, 2).sum(),
+    ),
+    "agce": (AGCELoss(a=2, q=0.5), lambda h, p, y: 2 * (3**0.5 - (2 + p[y]) ** 0.5)),
+    "aul": (AULLoss(a=1.5, q=3), lambda h, p, y: ((1.5 - p[y]) ** 3 - 0.125) / 3),
+    "ael": (AELLoss(a=2), lambda h, p, y: (-p[y] / 2).exp()),
+    "ldr": (LDRLoss(margin=0.3, lam=2), lambda h, p, y: ldr(h, y, 0.3, 2)),
+    "clip": (
+        LogitClipLoss(max_norm=2),
+        lambda h, p, y: -(h * min(1, 2 / h.norm())).log_softmax(0)[y],
+    ),
+    "gls": (GLSLoss(r=-2), lambda h, p, y: -3 * p[y].log() + 2 * p.log().mean()),
+    "forward": (ForwardLoss(transition=T), lambda h, p, y: -(p @ T)[y].log()),
+    "backward": (
+        BackwardLoss(transition=T),
+        lambda h, p, y: -(torch.linalg.inv(T) @ p.log())[y],
+    ),
+    "adapted": (
+        NoiseAdaptationLoss(noise_rate=0.3, inclusive=True),
+        lambda h, p, y: -(0.3 / len(p) + 0.7 * p[y]).log(),
+    ),
+    "adapted_wrong": (
+        NoiseAdaptationLoss(noise_rate=0.4, inclusive=False),
+        lambda h, p, y: (
+            -(0.4 / (len(p) - 1) + (1 - 0.4 * len(p) / (len(p) - 1)) * p[y]).log()
+        ),
+    ),
+    "bootstrap": (
+        BootstrapLoss(beta=0.7),
+        lambda h, p, y: -0.7 * p[y].log() - 0.3 * (p * p.log()).sum(),
+    ),
+    "bootstrap_hard": (
+        BootstrapLoss(beta=0.7, hard=True),
+        lambda h, p, y: -0.7 * p[y].log() - 0.3 * p.max().log(),
+    ),
+}
+
+
+def part(p, gamma):
+    tau = torch.tensor(1e-3, dtype=torch.float64)
+    return focal(tau, gamma) - focal(p.clamp_min(tau), gamma)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("k", [2, 5, 100])
+@pytest.mark.parametrize("spread", [0.1, 1, 4])
+def test_every_loss_is_its_formula(name, k, spread):
+    loss, formula = FORMULAS[name]
+    if "transition" in dict(loss.named_buffers()) and k != len(T):
+        pytest.skip("the matrix is for five classes")
+    logits, y = batch(20, k, seed=k)
+    logits = spread * logits / 3
+    if name == "adapted_wrong" and k == 2:
+        pytest.skip("0.4 of two classes is most of what there is")
+    want = torch.stack(
+        [formula(h, h.softmax(0), int(t)) for h, t in zip(logits, y, strict=True)]
+    )
+    got = loss.per_sample(logits, y)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_every_loss_has_its_derivatives(name, soft):
+    loss, _ = FORMULAS[name]
+    logits, y = batch()
+    target = batch(seed=1)[0].softmax(1) if soft else y
+    call = lambda x: loss.per_sample(x, target)
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(call, logits, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(call, logits)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_sum_is_linear(name):
+    loss, _ = FORMULAS[name]
+    logits, y = batch()
+    both = 2 * loss - EpsCELoss(m=10) / 4
+    want = 2 * loss(logits, y) - EpsCELoss(m=10)(logits, y) / 4
+    torch.testing.assert_close(both(logits, y), want)
+    torch.testing.assert_close(
+        both.per_class(logits),
+        2 * loss.per_class(logits) - EpsCELoss(m=10).per_class(logits) / 4,
+    )
+
+
+def test_limits_of_every_family():
+    logits, y = batch(50, 5)
+    ce, mae = (x.per_sample(logits, y) for x in (CELoss(), MAELoss()))
+    same = [
+        (GCELoss(q=0), ce),
+        (GCELoss(q=1), mae / 2),
+        (FocalLoss(gamma=0), ce),
+        (ClippedCELoss(max_loss=1e4), ce),
+        (SCELoss(a=1, b=0), ce),
+        (AGCELoss(a=3, q=1), mae / 2),
+        (AULLoss(a=3, q=1), mae / 2),
+        (EpsFocalLoss(m=0, tau=0, gamma=0), ce),
+        (LogitClipLoss(max_norm=1e6), ce),
+        (GLSLoss(r=0), ce),
+        (ForwardLoss(transition=torch.eye(5)), ce),
+        (BackwardLoss(transition=torch.eye(5)), ce),
+        (NoiseAdaptationLoss(noise_rate=0, inclusive=False), ce),
+        (BootstrapLoss(beta=1), ce),
+        (PeerLoss(alpha=0), ce),
+        (NFLLoss(gamma=0), NCELoss().per_sample(logits, y)),
+        (NNFLLoss(gamma=0), NNCELoss().per_sample(logits, y)),
+    ]
+    for loss, want in same:
+        got = loss.per_sample(logits, y)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    nearly = GCELoss(q=1e-9).per_sample(logits, y)
+    torch.testing.assert_close(nearly, ce, rtol=1e-6, atol=0)
+    far = (GLSLoss(r=-1e9) / (1 + 1e9)).per_sample(logits, y)
+    given = logits.gather(1, y[:, None])[:, 0]
+    torch.testing.assert_close(far, logits.mean(1) - given, rtol=1e-6, atol=1e-7)
+
+
+def test_backward_correction_is_negative_smoothing():
+    "For symmetric noise the two are one loss, sample by sample."
+    rate, k = 0.4, 5
+    logits, y = batch(50, k)
+    transition = torch.tensor(uniform_matrix(rate, False, k))
+    r = -rate * k / ((k - 1) - rate * k)
+    torch.testing.assert_close(
+        BackwardLoss(transition=transition).per_sample(logits, y),
+        GLSLoss(r=r).per_sample(logits, y),
+    )
 
 
 # ---- derivatives ------------------------------------------------------------

@@ -22,7 +22,7 @@ __all__ = ['CELoss', 'MAELoss']
 class CELoss(CurveLoss):
     r"""Cross-entropy, :math:`-\log p_y`; equals `torch.nn.CrossEntropyLoss`.
 
-    Gradient weight 1.
+    Gradient weight 1. Source: maximum likelihood of the labels.
     """
 
     uses_top = False

@@ -70,7 +70,7 @@ def _log_softplus(x: Tensor) -> Tensor:
         x < -20, x - low.exp() / 2, F.softplus(x.clamp_min(-20)).log()
     )
 
-
+# %% ../../nbs/10_topk.ipynb #933d74f2
 class LDRLoss(_Rescaled):
     r"""LDR-KL.
 
@@ -83,13 +83,19 @@ class LDRLoss(_Rescaled):
         margin: c, >= 0.
         lam: temperature, > 0.
 
-    Between -lam log K and c + K. Source: Zhu, Ying and Yang,
+    Never below -lam log K. Source: Zhu, Ying and Yang,
     "Label distributionally robust losses for multi-class classification:
     consistency, robustness and adaptivity", ICML 2023.
     """
 
     ranges: ClassVar = {"margin": "[0, inf)", "lam": "(0, inf)"}
-    properties = Properties("no", "no", "$c + K$", "no, with these scores")
+    properties = Properties(
+        symmetric="no",
+        asymmetric="no",
+        bounded=r"$\lambda \log \frac1K (e^{(c + K)/\lambda} +"
+        r" (K - 2) e^{c/\lambda} + 1)$",
+        all_k="no, with these scores",
+    )
 
     def __init__(
         self, *, margin: float = 0.1, lam: float = 1.0, **options: Any

@@ -111,7 +111,7 @@ class PeerLoss(_Drawing):
     """
 
     ranges: ClassVar = {"alpha": "[0, inf)"}
-    properties = Properties("no", "open", "no", "open")
+    properties = Properties(bounded="no")
 
     def __init__(self, *, alpha: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
