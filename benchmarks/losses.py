@@ -1,26 +1,90 @@
 """Forward and backward of each loss against `F.cross_entropy`, in one run.
 
-Calls alternate, so that a busy machine slows both; the figure is the median of
-the ratios. Run: python benchmarks/losses.py [--threads 2]
+Calls alternate, so that a busy machine slows all alike; the figure is the
+median of the ratios. With a clone of the reference (github.com/cswjl/
+eps-softmax) its losses stand beside ours. `memory` is the peak of a fresh
+process that runs the loss once at 256 x 50,000, over that of cross-entropy.
+
+Run: python benchmarks/losses.py [--reference CLONE] [--threads 2] [--only ce]
 """
 
 import argparse
+import importlib.util
+import resource
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
-from epsbook.losses import CELoss, EpsCELoss, EpsFocalLoss, MAELoss
+from epsbook import losses as ours
+from epsbook.losses.recipes import build_loss
 
-SHAPES = {(128, 10): 400, (128, 100): 400, (1024, 1000): 40, (256, 50_000): 8}
+SHAPES = {(128, 10): 1000, (128, 100): 1000, (1024, 1000): 40, (256, 50_000): 8}
+MAE = {"loss": "MAELoss"}
+CE_EPS = {"loss": "EpsCELoss", "factor": 0.01, "m": 1e5}
+FL_EPS = {"loss": "EpsFocalLoss", "factor": 0.01, "m": 1e5}
+# Ours as terms, and the call of the reference, if it has one.
 LOSSES = {
-    "CE": CELoss(),
-    "MAE": MAELoss(),
-    "CE_eps": EpsCELoss(m=1e5),
-    "FL_eps": EpsFocalLoss(m=1e5),
-    "CE_eps+MAE": 0.01 * EpsCELoss(m=1e5) + 5 * MAELoss(),
+    "CE_eps+MAE": ([CE_EPS, MAE | {"factor": 5}], ("ECEandMAE", 1e5, 0.01, 5)),
+    "CE": ([{"loss": "CELoss"}], ()),
+    "MAE": ([MAE], ("MAELoss",)),
+    "CE_eps": ([{"loss": "EpsCELoss", "m": 1e5}], ("ECELoss", 1e5)),
+    "FL_eps": ([{"loss": "EpsFocalLoss", "m": 1e5}], ()),
+    "FL_eps+MAE": ([FL_EPS, MAE | {"factor": 5}], ("EFLandMAE", 1e5, 0.01, 5)),
+    "FL": ([{"loss": "FocalLoss"}], ("FocalLoss",)),
+    "clipped CE": ([{"loss": "ClippedCELoss", "max_loss": 2}], ()),
+    "GCE": ([{"loss": "GCELoss"}], ("GCELoss",)),
+    "RCE": ([{"loss": "RCELoss"}], ("RCELoss",)),
+    "SCE": ([{"loss": "SCELoss", "a": 0.1, "b": 1}], ("SCELoss", 0.1, 1)),
+    "AGCE": ([{"loss": "AGCELoss", "a": 0.6, "q": 0.6}], ("AGCELoss", 0.6, 0.6)),
+    "AUL": ([{"loss": "AULLoss", "a": 5.5, "q": 3}], ("AUELoss", "K", 5.5, 3)),
+    "AEL": ([{"loss": "AELLoss", "a": 2.5}], ("AExpLoss", 2.5)),
+    "adaptation": (
+        [{"loss": "NoiseAdaptationLoss", "noise_rate": 0.3, "inclusive": True}],
+        (),
+    ),
+    "MSE": ([{"loss": "MSELoss"}], ("MSELoss",)),
+    "NCE": ([{"loss": "NCELoss"}], ("NCELoss",)),
+    "NCE+RCE": ([{"loss": "NCELoss"}, {"loss": "RCELoss"}], ("NCEandRCE",)),
+    "NFL": ([{"loss": "NFLLoss", "detach_factor": True}], ("NormalizedFocalLoss",)),
+    "NNCE": ([{"loss": "NNCELoss"}], ("NormalizedNegativeCrossEntropy",)),
+    "NNFL": ([{"loss": "NNFLLoss"}], ("NormalizedNegativeFocalLoss",)),
+    "LDR": ([{"loss": "LDRLoss"}], ("LDRLoss_V1",)),
+    "LogitClip": ([{"loss": "LogitClipLoss", "max_norm": 1}], ("CEandLC", 1)),
+    "GLS": ([{"loss": "GLSLoss", "r": -0.4}], ()),
+    "forward": ([{"loss": "ForwardLoss"}], ()),
+    "backward": ([{"loss": "BackwardLoss"}], ()),
+    "NLNL": ([{"loss": "NLNLLoss"}], ()),
+    "peer": ([{"loss": "PeerLoss"}], ()),
+    "bootstrap": ([{"loss": "BootstrapLoss", "beta": 0.8}], ()),
+    "ELR": ([{"loss": "ELRLoss", "num_samples": 2000}], ()),
 }
+MATRIX = ("ForwardLoss", "BackwardLoss")
+
+
+def build(terms, k):
+    "Ours for k classes; matrices beyond 1,000 classes are left out (None)."
+    name = terms[0]["loss"]
+    if name in MATRIX:
+        if k > 1000:
+            return None
+        return getattr(ours, name)(transition=0.6 * torch.eye(k) + 0.4 / k)
+    if name == "ELRLoss":
+        loss = ours.ELRLoss(num_samples=2000, num_classes=k)
+        return lambda x, y: loss(x, y, index=torch.arange(len(y)))
+    return build_loss(terms)
+
+
+def reference_losses(clone):
+    spec = importlib.util.spec_from_file_location("reference", clone / "losses.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def seconds(loss, logits, target):
@@ -30,25 +94,71 @@ def seconds(loss, logits, target):
     return time.perf_counter() - start
 
 
-def ratio(loss, n, k, rounds):
+def ratios(losses, n, k, rounds):
+    "Median time of each loss over that of cross-entropy."
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(n, k, generator=g, requires_grad=True)
     target = torch.randint(k, (n,), generator=g)
-    pairs = [
-        (seconds(loss, logits, target), seconds(F.cross_entropy, logits, target))
-        for _ in range(rounds + 3)
-    ]
-    return statistics.median(ours / theirs for ours, theirs in pairs[3:])
+    found = []
+    for loss in losses:  # in pairs: a third loss would cool the caches
+        pairs = [
+            [seconds(f, logits, target) for f in (loss, F.cross_entropy)]
+            for _ in range(rounds + rounds // 10 + 1)
+        ]
+        kept = pairs[rounds // 10 + 1 :]
+        found.append(statistics.median(a / b for a, b in kept))
+    return found
+
+
+def peak(name):
+    "Largest resident size, in bytes, of a process that runs one loss once."
+    command = [sys.executable, __file__, "--peak", name]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(run.stdout)
+
+
+def run_once(name):
+    logits = torch.randn(256, 50_000, requires_grad=True)
+    target = torch.randint(50_000, (256,))
+    loss = F.cross_entropy if name == "torch" else build(LOSSES[name][0], 50_000)
+    if loss is not None:
+        loss(logits, target).backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def cells(name, module):
+    "Ours, and the reference in brackets, for each shape; then memory."
+    terms, call = LOSSES[name]
+    for (n, k), rounds in SHAPES.items():
+        pair = [build(terms, k)]
+        if module and call:
+            arguments = [k if a == "K" else a for a in call[1:]]
+            pair.append(getattr(module, call[0])(*arguments))
+        if pair[0] is None:
+            yield "-"
+            continue
+        mine, *theirs = ratios(pair, n, k, rounds)
+        yield f"{mine:.2f}" + "".join(f" ({r:.1f})" for r in theirs)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", type=Path)
     parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
-    print("loss       ", *(f"{n}x{k}".rjust(10) for n, k in SHAPES))
-    for name, loss in LOSSES.items():
-        row = (ratio(loss, *shape, rounds) for shape, rounds in SHAPES.items())
-        print(f"{name:<11}", *(f"{r:10.2f}" for r in row))
+    parser.add_argument("--only", choices=LOSSES, action="append")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        return run_once(options.peak)
+    module = options.reference and reference_losses(options.reference)
+    heads = [f"{n}x{k}" for n, k in SHAPES]
+    print("loss       ", *(h.rjust(13) for h in heads), " memory", flush=True)
+    base = peak("torch")
+    for name in tqdm(options.only or LOSSES, disable=None):
+        row = [c.rjust(13) for c in cells(name, module)]
+        memory = peak(name) / base
+        print(f"{name:<11}", *row, f"{memory:7.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -340,6 +340,56 @@ def test_backward_twice_gives_equal_gradients(make):
     assert torch.equal(a, b)
 
 
+# ---- large batches go in blocks ----------------------------------------------
+
+LARGE = [(300, 1000), (3, 60_000), (2, 500, 40, 9)]
+
+
+def in_one_piece(loss, monkeypatch, *inputs):
+    with monkeypatch.context() as patch:
+        patch.setattr("epsbook.losses.curve._BLOCK", 10**9)
+        return loss(*inputs)
+
+
+@pytest.mark.parametrize("shape", LARGE)
+@pytest.mark.parametrize("name", ["ce", "eps_ce", "sum", "mixed"])
+def test_blocks_change_nothing(shape, name, monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(shape, generator=g, dtype=torch.float64)
+    n, k, *rest = shape
+    y = torch.randint(k, (n, *rest), generator=g)
+    logits[0, 3] = logits[0, 1] = 9  # a tie: the label is the second, then the first
+    y[0] = 3
+    logits.requires_grad_()
+    for target in (y, torch.where(y == 3, 1, y)):
+        for reduction in ("mean", "none"):
+            loss = CASES[name](reduction=reduction)
+            a, b = loss(logits, target), in_one_piece(loss, monkeypatch, logits, target)
+            torch.testing.assert_close(a, b)
+            (u,), (v,) = (torch.autograd.grad(x.sum(), logits) for x in (a, b))
+            torch.testing.assert_close(u, v)
+
+
+def test_blocks_have_second_derivatives(monkeypatch):
+    logits, y = batch(300, 1000)
+    logits.requires_grad_()
+    loss = CASES["sum"]()
+    both = []
+    for value in (loss(logits, y), in_one_piece(loss, monkeypatch, logits, y)):
+        (g,) = torch.autograd.grad(value, logits, create_graph=True)
+        both += torch.autograd.grad(g.pow(2).sum(), logits)
+    torch.testing.assert_close(*both)
+
+
+def test_blocks_backward_twice():
+    logits, y = batch(300, 1000)
+    value = CASES["sum"]()(logits.requires_grad_(), y)
+    (a,) = torch.autograd.grad(value, logits, retain_graph=True)
+    kept = a.clone()
+    (b,) = torch.autograd.grad(value, logits)
+    assert torch.equal(kept, b) and torch.equal(a, b)
+
+
 # ---- torch's transformations ------------------------------------------------
 
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from .base import CurveLoss, Loss
-from .core import CELoss
-from .curve import every_label
 from .inputs import class_dim, safe_log
 from .options import SWITCH, Properties
 from ..transition import check_matrix
@@ -128,14 +126,14 @@ class BackwardLoss(_Corrected):
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
-        losses = every_label(logits, CELoss()).movedim(dim, -1)
+        log_p = logits.log_softmax(dim).movedim(dim, -1)
         inverse = self._rows(self.inverse, logits)
-        return (losses @ inverse.mT).movedim(-1, dim)
+        return -(log_p @ inverse.mT).movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
         row = self._rows(self.inverse, logits)[target].movedim(-1, dim)
-        return (row * every_label(logits, CELoss())).sum(dim)
+        return -(row * logits.log_softmax(dim)).sum(dim)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #e88448e7
 class _Mixed:

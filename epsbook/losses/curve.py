@@ -68,21 +68,23 @@ class CurveSum:
 
 # %% ../../nbs/A2_curves.ipynb #901a6b45
 class _Curve(torch.autograd.Function):
-    "phi at log p_y = -ce, elementwise; its derivative in ce is the weight w."
+    "phi at log p_y = sign * x, elementwise; its derivative in x is -sign * w."
 
     @staticmethod
-    def forward(ctx, ce, top, curve, mean):
-        ctx.curve, ctx.divisor = curve, ce.numel() if mean else 1
-        ctx.save_for_backward(ce, top)
-        value = curve.phi(-ce, top)
+    def forward(ctx, x, sign, top, curve, mean):
+        ctx.sign, ctx.curve = sign, curve
+        ctx.divisor = x.numel() if mean else 1
+        ctx.save_for_backward(x, top)
+        value = curve.phi(x if sign > 0 else -x, top)
         return value.mean() if mean else value
 
     @staticmethod
     def backward(ctx, grad):
-        ce, top = ctx.saved_tensors
+        x, top = ctx.saved_tensors
         if ctx.divisor != 1:
             grad = grad / ctx.divisor
-        return grad * ctx.curve.grad_weight(-ce, top), None, None, None
+        size = grad * ctx.curve.grad_weight(x if ctx.sign > 0 else -x, top)
+        return -size if ctx.sign > 0 else size, None, None, None, None
 
 # %% ../../nbs/A2_curves.ipynb #bcabfa78
 class _CurveRules(_Curve):
@@ -91,21 +93,22 @@ class _CurveRules(_Curve):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(ce, top, curve, mean):
-        value = curve.phi(-ce, top)
+    def forward(x, sign, top, curve, mean):
+        value = curve.phi(sign * x, top)
         return value.mean() if mean else value
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ce, top, ctx.curve, mean = inputs
-        ctx.divisor = ce.numel() if mean else 1
-        ctx.save_for_backward(ce, top)
-        ctx.save_for_forward(ce, top)
+        x, ctx.sign, top, ctx.curve, mean = inputs
+        ctx.divisor = x.numel() if mean else 1
+        ctx.save_for_backward(x, top)
+        ctx.save_for_forward(x, top)
 
     @staticmethod
     def jvp(ctx, change, *_):
-        ce, top = ctx.saved_tensors
-        change = change * ctx.curve.grad_weight(-ce, top)
+        x, top = ctx.saved_tensors
+        weight = ctx.curve.grad_weight(ctx.sign * x, top)
+        change = change * -ctx.sign * weight
         return change if ctx.divisor == 1 else change.sum() / ctx.divisor
 
 
@@ -118,10 +121,10 @@ def _is_plain() -> bool:
 
 
 def _apply(
-    ce: Tensor, top: Tensor | None, curve: Curve, mean: bool = False
+    x: Tensor, sign: int, top: Tensor | None, curve: Curve, mean: bool = False
 ) -> Tensor:
     lean = torch.compiler.is_compiling() or _is_plain()
-    return (_Curve if lean else _CurveRules).apply(ce, top, curve, mean)
+    return (_Curve if lean else _CurveRules).apply(x, sign, top, curve, mean)
 
 # %% ../../nbs/A2_curves.ipynb #caac9620
 def every_label(
@@ -129,12 +132,14 @@ def every_label(
 ) -> Float[Tensor, "n c *d"]:
     "`curve` at each possible label of each sample."
     dim = class_dim(logits)
-    ce = -logits.log_softmax(dim)
+    log_p = logits.log_softmax(dim)
     top = None
     if getattr(curve, "uses_top", True):
         first = logits.argmax(dim, keepdim=True)
-        top = torch.zeros_like(ce, dtype=torch.bool).scatter(dim, first, True)
-    return _apply(ce, top, curve)
+        top = torch.zeros_like(log_p, dtype=torch.bool).scatter(
+            dim, first, True
+        )
+    return _apply(log_p, 1, top, curve)
 
 # %% ../../nbs/A2_curves.ipynb #67cfd387
 _BLOCK = 1 << 17  # logits at a time: half a megabyte in float32
@@ -174,8 +179,9 @@ class _Blocks(torch.autograd.Function):
             ce = F.cross_entropy(logits, target, reduction="none")
         size = grad / ctx.divisor * ctx.curve.grad_weight(-ce, top)
         size, index = size.unsqueeze(1), target.unsqueeze(1)
+        p = logits.softmax(1)
         # In place: a second large array would cost as much as all the rest.
-        out = logits.softmax(1).mul_(size)
+        out = p * size if torch.is_grad_enabled() else p.mul_(size)
         return out.scatter_add_(1, index, -size), None, None, None
 
 # %% ../../nbs/A2_curves.ipynb #fe0a24b9
@@ -197,4 +203,4 @@ def given_label(
     top = None
     if getattr(curve, "uses_top", True):
         top = logits.argmax(class_dim(logits)) == target
-    return _apply(ce, top, curve, mean)
+    return _apply(ce, -1, top, curve, mean)

@@ -11,7 +11,7 @@ import torch
 
 from .base import Loss
 from .core import CELoss
-from .curve import every_label, given_label
+from .curve import given_label
 from .inputs import can_look, class_dim
 from .options import COUNT, SWITCH, Properties
 
@@ -127,9 +127,10 @@ class PeerLoss(_Drawing):
         target = batch.pop("target", None)
         if target is None:
             raise TypeError("PeerLoss has no loss per class: it needs labels")
-        dim, own = class_dim(logits), every_label(logits, CELoss())
+        dim = class_dim(logits)
+        own = -logits.log_softmax(dim)
         answers, shares = _shuffled(self, logits, _rows(target), **batch)
-        peer = (shares * every_label(answers, CELoss())).sum(1)
+        peer = -(shares * answers.log_softmax(1)).sum(1)
         return own - self.alpha * peer.view_as(own.select(dim, 0)).unsqueeze(
             dim
         )
@@ -262,7 +263,7 @@ class ELRLoss(_Remembering):
         p = logits.softmax(1).clamp(1e-4, 1 - 1e-4)
         t = self._remember(p.detach(), index, batch.get("ignored"))
         agreement = (t * p).sum(1, keepdim=True)
-        return every_label(logits, CELoss()) + self.lam * (1 - agreement).log()
+        return self.lam * (1 - agreement).log() - logits.log_softmax(1)
 
 # %% ../../nbs/13_complementary.ipynb #d847897c
 def _check_index(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Loss
 from .between import FocalLoss
-from .core import CELoss
 from .curve import every_label
 from .inputs import class_dim, safe_log
 from .options import SWITCH, Properties
@@ -27,7 +26,7 @@ class _Share(Loss):
     "The part of the given label in the sum of the parts of all labels."
 
     def _parts(self, logits: Tensor) -> Tensor:
-        "A number >= 0 for each class, (N, C, ...)."
+        "A number for each class, all of one sign, (N, C, ...)."
         raise NotImplementedError
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
@@ -50,7 +49,8 @@ class NCELoss(_Share):
     properties = Properties("yes", "no", "1", "no")
 
     def _parts(self, logits: Tensor) -> Tensor:
-        return every_label(logits, CELoss())
+        # Minus cross-entropy: the sign leaves the share, and a pass is saved.
+        return logits.log_softmax(class_dim(logits))
 
 
 class NFLLoss(_Share):
@@ -90,14 +90,13 @@ class _Lack(_Share):
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         return 1 - super()._given(logits, target, **batch)
 
-    def _lack(self, losses: Tensor, largest: float) -> Tensor:
-        num_classes = losses.shape[class_dim(losses)]
+    def _check_tau(self, logits: Tensor) -> None:
+        num_classes = logits.shape[class_dim(logits)]
         if self.tau * num_classes >= 1:
             raise ValueError(
                 f"tau must be below 1/{num_classes}, one over the number of "
                 f"classes, got {self.tau:g}"
             )
-        return (largest - losses).clamp_min(0)
 
 # %% ../../nbs/06_active_passive.ipynb #fcf20e7f
 class NNCELoss(_Lack):
@@ -120,8 +119,9 @@ class NNCELoss(_Lack):
         self._set(tau=tau)
 
     def _parts(self, logits: Tensor) -> Tensor:
-        losses = every_label(logits, CELoss())
-        return self._lack(losses, -safe_log(self.tau))
+        self._check_tau(logits)
+        log_p = logits.log_softmax(class_dim(logits))
+        return (log_p - safe_log(self.tau)).relu()
 
 # %% ../../nbs/06_active_passive.ipynb #efbc1b92
 class NNFLLoss(_Lack):
@@ -156,6 +156,6 @@ class NNFLLoss(_Lack):
         self._set(gamma=gamma, tau=tau, detach_factor=detach_factor)
 
     def _parts(self, logits: Tensor) -> Tensor:
-        losses = every_label(logits, _focal(self))
+        self._check_tau(logits)
         largest = -((1 - self.tau) ** self.gamma) * safe_log(self.tau)
-        return self._lack(losses, largest)
+        return (largest - every_label(logits, _focal(self))).relu()

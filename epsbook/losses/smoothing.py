@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Loss
 from .core import CELoss
-from .curve import every_label, given_label
+from .curve import given_label
 from .inputs import class_dim
 from .options import Properties
 
@@ -49,7 +49,8 @@ class GLSLoss(Loss):
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         ahead = logits - logits.mean(class_dim(logits), keepdim=True)
-        return every_label(logits, CELoss()) + self.r * ahead
+        log_p = logits.log_softmax(class_dim(logits))
+        return self.r * ahead - log_p
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)

@@ -1,0 +1,220 @@
+"""The file of published parameters: complete, consistent and buildable."""
+
+import inspect
+import itertools
+
+import pytest
+import torch
+
+import epsbook.losses
+from epsbook.losses import MAELoss, NCELoss, known_recipes, recipe
+from epsbook.losses import recipes as module
+from epsbook.losses.recipes import build_loss
+
+ALL = known_recipes()
+# The losses of the tables of the released config.py, by dataset.
+PAIRS = ["nfl+rce", "nce+mae", "nce+rce", "nce+agce", "nce+aul", "nce+ael"]
+SINGLE = ["ce", "fl", "mae", "mse", "gce", "sce", "rce", "nfl", "nce"]
+SINGLE += ["ael", "aul", "agce", "ldr", "nnce"]
+WEB = ["ce", "fl", "gce", "sce", "agce", "nce+rce", "nce+agce"]
+WEB += ["nce+nnce", "nfl+nnfl"]
+NOISES = ("symmetric", "asymmetric")
+TABLES = {
+    "mnist": [*SINGLE, *PAIRS, "nce+nnce", "nfl+nnfl"],
+    "cifar10": [*SINGLE, *PAIRS, "nce+nnce", "nfl+nnfl"],
+    "cifar100": [*SINGLE, *PAIRS, "nce+nnce"],
+    "webvision": WEB,
+    "clothing1m": [*WEB, "ldr"],
+}
+REAL = {"webvision", "clothing1m"}
+# get_eps_softmax and get_ce_and_lc stand beside the tables.
+FUNCTIONS = {
+    **dict.fromkeys(["ce_eps+mae", "fl_eps+mae"], {"cifar10", "cifar100"} | REAL),
+    "ce+lc": {"cifar10", "cifar100", "cifar10n", "cifar100n", "webvision"},
+}
+RATES = {"symmetric": (0, 0.2, 0.4, 0.6, 0.8), "asymmetric": (0.1, 0.2, 0.3, 0.4)}
+RATES["instance"] = (0.2, 0.4, 0.6)
+
+
+def name_of(row):
+    rates = ",".join(map(str, row.rates))
+    return f"{row.method}-{row.dataset}-{row.noise}-{rates}-{row.by}"
+
+
+def batch(num_classes=10):
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, num_classes, generator=g, dtype=torch.float64)
+    return logits, torch.randint(num_classes, (8,), generator=g)
+
+
+@pytest.mark.parametrize("row", ALL, ids=name_of)
+def test_builds_and_names_known_things(row):
+    loss = build_loss(row.terms)
+    assert repr(loss) == repr(build_loss(row.terms))
+    for term in row.terms:
+        assert term["loss"] in epsbook.losses.__all__
+        assert term["loss"] in repr(loss)
+        assert term.get("factor", 1) > 0
+    num_classes = 100 if row.dataset.startswith("cifar100") else 10
+    assert loss(*batch(num_classes)).isfinite()
+
+
+def test_fields():
+    assert {r.by for r in ALL} == {"paper", "code"}
+    for r in ALL:
+        assert r.source.startswith("Wang et al. 2024, ") and "\n" not in r.source
+        assert ("appendix" in r.source or "Table" in r.source) or r.by == "code"
+        assert ".py" in r.source or r.by == "paper"
+        assert all(isinstance(x, float) and 0 <= x <= 1 for x in r.rates)
+        assert len(set(r.rates)) == len(r.rates)
+        real, human = r.noise == "real", r.noise == "human"
+        assert real == (r.dataset in REAL)
+        assert human == (r.dataset in ("cifar10n", "cifar100n"))
+
+
+def test_no_combination_stands_twice():
+    def same(a, b):
+        rates = not a.rates or not b.rates or set(a.rates) & set(b.rates)
+        return rates and key(a) == key(b)
+
+    key = lambda r: (r.method, r.dataset, r.noise, r.by)
+    twice = [name_of(a) for a, b in itertools.combinations(ALL, 2) if same(a, b)]
+    assert not twice
+
+
+@pytest.mark.parametrize("dataset", TABLES)
+def test_every_loss_of_the_released_tables(dataset):
+    noises = ["real"] if dataset in REAL else NOISES
+    for method, noise in itertools.product(TABLES[dataset], noises):
+        for rate in RATES.get(noise, [None]):
+            recipe(method, dataset=dataset, noise=noise, rate=rate, by="code")
+
+
+def test_every_branch_of_the_released_functions():
+    for method, datasets in FUNCTIONS.items():
+        found = [r for r in ALL if r.method == method]
+        assert {r.dataset for r in found if r.by == "code"} == datasets
+        for dataset in ("cifar10", "cifar100"):
+            for noise, rates in RATES.items():
+                for rate in rates:
+                    recipe(method, dataset=dataset, noise=noise, rate=rate, by="code")
+
+
+def test_nothing_else_is_claimed():
+    tables = {(m, d) for d, methods in TABLES.items() for m in methods}
+    branches = {(m, d) for m, datasets in FUNCTIONS.items() for d in datasets}
+    by_code = {(r.method, r.dataset) for r in ALL if r.by == "code"}
+    assert by_code == tables | branches
+    paper = {(r.method, r.dataset) for r in ALL if r.by == "paper"} - by_code
+    assert paper == {("ce_eps+mae", "cifar10n"), ("ce_eps+mae", "cifar100n")}
+    assert not any(r.by == "paper" for r in ALL if r.dataset == "mnist")
+
+
+# ---- where paper and code differ --------------------------------------------
+
+PRINTED = [
+    ("ce_eps+mae", 0.6, "0.0125 * EpsCELoss", "0.00125 * EpsCELoss"),
+    ("fl_eps+mae", 0.6, "0.0125 * EpsFocalLoss", "0.00125 * EpsFocalLoss"),
+    ("gce", 0, "q=0.5", "q=0.7"),
+    ("gce", 0.2, "q=0.5", "q=0.7"),
+    ("gce", 0.8, "q=0.9", "q=0.7"),
+]
+
+
+@pytest.mark.parametrize("method, rate, paper, code", PRINTED)
+def test_paper_and_code_differ(method, rate, paper, code):
+    at = {"dataset": "cifar100", "rate": rate}
+    assert paper in repr(recipe(method, **at, by="paper"))
+    assert code in repr(recipe(method, **at, by="code"))
+    assert repr(recipe(method, **at)) == repr(recipe(method, **at, by="paper"))
+
+
+def test_they_agree_elsewhere():
+    where = lambda r: (r.method, r.dataset, r.noise)
+    both = {where(r) for r in ALL if r.by == "paper"}
+    both &= {where(r) for r in ALL if r.by == "code"}
+    differ = set()
+    for method, dataset, noise in both:
+        for rate in RATES.get(noise, [None]):
+            at = {"dataset": dataset, "noise": noise, "rate": rate}
+            two = [repr(recipe(method, **at, by=by)) for by in ("paper", "code")]
+            if two[0] != two[1]:
+                differ.add((method, dataset, noise, rate))
+    want = {(method, "cifar100", "symmetric", r) for method, r, *_ in PRINTED}
+    assert differ == want | {("ce_eps+mae", "cifar100", "instance", 0.6)}
+
+
+def test_cifar_n_is_in_the_paper_only():
+    at = {"dataset": "cifar100n", "noise": "human"}
+    want = "0.5 * EpsCELoss(m=10000, tau=1e-08) + MAELoss()"
+    assert repr(recipe("ce_eps+mae", **at)).replace("1 * ", "") == want
+    with pytest.raises(ValueError, match=r"known: paper$"):
+        recipe("ce_eps+mae", **at, by="code")
+
+
+# ---- numbers ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset, a, b", [("cifar10", 1, 1), ("cifar100", 10, 0.1)])
+def test_nce_and_mae_carries_half_of_mae(dataset, a, b):
+    logits, y = batch()
+    got = recipe("nce+mae", dataset=dataset)(logits, y)
+    torch.testing.assert_close(
+        got, a * NCELoss()(logits, y) + b * 0.5 * MAELoss()(logits, y)
+    )
+    p = logits.softmax(1)[torch.arange(8), y]
+    passive = got - a * NCELoss()(logits, y)
+    torch.testing.assert_close(passive, b * (1 - p).mean())
+
+
+@pytest.mark.parametrize("dataset, k", [("cifar10", 10), ("cifar100", 100)])
+def test_mse_is_a_mean_over_the_classes(dataset, k):
+    logits, y = batch(k)
+    want = (logits.softmax(1) - torch.eye(k, dtype=logits.dtype)[y]).square().mean()
+    torch.testing.assert_close(recipe("mse", dataset=dataset)(logits, y), want)
+
+
+def test_released_details():
+    for term in (t for r in ALL for t in r.terms):
+        assert "Focal" not in term["loss"] or term["detach_factor"]
+        assert "FL" not in term["loss"] or term["detach_factor"]
+        assert term["loss"] != "GCELoss" or term["tau"] == 1e-8
+        assert (term["loss"] == "LogitClipLoss") == ("delta" in term)
+
+
+# ---- what is refused --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, known",
+    [
+        ({"method": "ce+mae"}, {r.method for r in ALL}),
+        ({"dataset": "svhn"}, {"cifar10", "cifar100", "webvision", "cifar10n"}),
+        ({"noise": "pairs"}, {"symmetric", "asymmetric", "instance"}),
+        ({"rate": 0.5}, {"0.0", "0.2", "0.4", "0.6", "0.8"}),
+        ({"rate": None}, {"0.0", "0.2", "0.4", "0.6", "0.8"}),
+        ({"by": "hearsay"}, {"paper", "code"}),
+    ],
+)
+def test_the_unknown_lists_the_known(change, known):
+    given = {"method": "ce_eps+mae", "dataset": "cifar100", "rate": 0.6} | change
+    with pytest.raises(ValueError, match="no recipe for") as error:
+        recipe(given.pop("method"), **given)
+    listed = str(error.value).split("known: ")[1].split(", ")
+    assert known <= set(listed) and listed == sorted(set(listed))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
+def test_a_rate_is_a_share(rate):
+    with pytest.raises(ValueError, match="rate"):
+        recipe("ce_eps+mae", dataset="cifar10", rate=rate)
+
+
+def test_nothing_is_evaluated():
+    source = inspect.getsource(module)
+    assert "eval(" not in source and "exec(" not in source
+    for name in ("Loss", "CurveLoss", "eps_softmax", "__import__"):
+        with pytest.raises(ValueError, match="unknown loss"):
+            build_loss([{"loss": name}])
+    with pytest.raises(ValueError, match="at least one term"):
+        build_loss([])
