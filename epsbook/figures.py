@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from epsbook.losses import CurveLoss
+    from epsbook.losses.curve import Curve
 
 # %% auto #0
 __all__ = ['INK', 'use_style', 'method_color', 'method_label', 'by_method', 'plot_weight', 'simplex_points', 'draw_simplex',
@@ -68,6 +68,11 @@ _METHODS = {
     "mae": ("MAE", 7),
     "ce_eps": ("CE$_ε$", 4),
     "ce_eps+mae": ("CE$_ε$+MAE", 0),
+    "gce": ("GCE", 2),
+    "agce": ("AGCE", 1),
+    "aul": ("AUL", 5),
+    "nce+rce": ("NCE+RCE", 8),
+    "adaptation": ("noise adaptation", 9),
 }
 
 
@@ -120,7 +125,7 @@ def by_method(
 # %% ../nbs/A4_figures.ipynb #d4331891
 def plot_weight(
     ax: Axes,
-    loss: CurveLoss,
+    loss: Curve,
     method: str,
     *,
     top: bool = False,

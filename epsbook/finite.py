@@ -186,7 +186,8 @@ def _curves(loss: CurveLoss, n: int, k: int) -> tuple[Tensor, Tensor]:
     "Loss at 0, 1/n, 2/n, ... for a label that is not the argmax, that is."
     log_p = (torch.arange(n + k).double() / n).clamp(max=1).log()
     off, top = (torch.full_like(log_p, b, dtype=torch.bool) for b in (0, 1))
-    curves = loss.phi(log_p, off), loss.phi(log_p, top)
+    curve = loss.curve(k)
+    curves = curve.phi(log_p, off), curve.phi(log_p, top)
     if not all((c[1:] <= c[:-1] + 1e-12).all() for c in curves):
         raise ValueError(f"{loss!r} is no decreasing curve: use best_of")
     return curves

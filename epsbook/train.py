@@ -19,6 +19,7 @@ from tqdm import tqdm
 from . import data, losses, models, noise
 from .labels import check_int
 from .losses.inputs import check_number
+from .losses.recipes import build_loss
 from .record import hardware, scale, settings, versions
 
 if TYPE_CHECKING:
@@ -26,29 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['build_loss', 'Protocol', 'predict', 'standardize', 'fit', 'accuracies', 'run']
-
-# %% ../nbs/17_training.ipynb #c0284106
-def build_loss(terms: list[dict]) -> losses.Loss:
-    """The loss of `terms`, each {"loss": class name, "factor": 1, parameters}.
-
-    Raises:
-        ValueError: a class name is unknown; the known ones are listed.
-    """
-    if not terms:
-        raise ValueError("a loss needs at least one term")
-    return sum(_build_term(**term) for term in terms)
-
-
-def _build_term(
-    loss: str, factor: float = 1, **parameters: float
-) -> losses.Loss:
-    known = [n for n in losses.__all__ if n.endswith("Loss")]
-    known = [n for n in known if n not in ("Loss", "CurveLoss")]
-    if loss not in known:
-        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(known)}")
-    made = getattr(losses, loss)(**parameters)
-    return made if factor == 1 else factor * made
+__all__ = ['Protocol', 'predict', 'standardize', 'fit', 'accuracies', 'run']
 
 # %% ../nbs/17_training.ipynb #90bda71c
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ BRITISH = re.compile(
     r"|\b(?:un|re|mis)?(?:label|model|travel|cancel|signal|total)l(?:ed|ing)\b"
     r"|\b(?:analys(?:e|ed|ing)|cent(?:re[ds]?|ring)|grey\w*|fibres?|metres?|licences?"
     r"|defences?|practis(?:e[ds]?|ing)|whilst|amongst|learnt|artefacts?|judgements?"
-    r"|fulfils?|catalogues?|maths|programmes?|sceptic\w*|ageing)\b",
+    r"|fulfils?|maths|programmes?|sceptic\w*|ageing)\b"
+    # `catalogue()` is a name of the library; in prose it is a catalog.
+    r"|(?<!import )\bcatalogues?\b(?![(\"])",
     re.I,
 )
 

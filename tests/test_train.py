@@ -179,7 +179,7 @@ def test_the_scale_is_one_of_three(monkeypatch):
         (lambda: record.settings("wrong_labels", "big"), ValueError, "one of smoke"),
         (lambda: record.read_records("nothing"), FileNotFoundError, "epsbook repeat"),
         (lambda: train.run("wrong_labels", "x", 1), ValueError, "known: ce, ce_eps"),
-        (lambda: train.build_loss([{"loss": "Loss"}]), ValueError, "known: CELoss"),
+        (lambda: train.build_loss([{"loss": "Loss"}]), ValueError, "known: AELLoss"),
         (lambda: train.build_loss([]), ValueError, "at least one"),
         (lambda: small(epochs=0), ValueError, "epochs must be at least 1"),
         (lambda: small(batch_size=0), ValueError, "batch_size must be at least 1"),

@@ -92,11 +92,10 @@ class Loss(_Hooks):
     Args:
         weight: one factor per class, shape (C,), or None.
         ignore_index: label whose samples count for nothing (labels only).
-        reduction: "mean" (over the weights of the labels; over samples for
-            probabilities), "sum" or "none".
+        reduction: "mean" (over the weights of the labels), "sum" or "none".
 
-    `index`, int64 (N,), is the place of each sample in the training set.
-    Losses that remember samples need it, all others ignore it.
+    `index`: place of each sample in the training set, for losses that
+    remember; the others ignore it.
     """
 
     def forward(
@@ -120,10 +119,7 @@ class Loss(_Hooks):
         return reduce(self, logits, target, "none", index)
 
     def per_class(
-        self,
-        logits: Float[Tensor, "n c *d"],
-        *,
-        index: Int[Tensor, " n"] | None = None,
+        self, logits: Float[Tensor, "n c *d"], *, index: Tensor | None = None
     ) -> Float[Tensor, "n c *d"]:
         "The loss of each possible label, (N, C, ...), without class weights."
         check_logits(logits)

@@ -220,6 +220,6 @@ class MSELoss(Loss):
         log_p = logits.log_softmax(dim)
         p = log_p.exp()
         square = p * p
-        # 1 - p without cancelling, and a rest that cannot be negative.
+        # 1 - p without canceling, and a rest that cannot be negative.
         rest = square.sum(dim, keepdim=True) - square
         return log_p.expm1().square() + rest

@@ -55,8 +55,7 @@ class ForwardLoss(_Corrected):
     r"""Forward correction, :math:`-\log \sum_i T_{iy} p_i`.
 
     Args:
-        transition: T[i, j] = P(given j | true i), (C, C), rows add up to 1,
-            no column all zero. Kept in double precision.
+        transition: T[i, j] = P(given j | true i), (C, C), no column zero.
 
     Probabilities as target take memory N x C x C. Source: Patrini et al.,
     "Making deep neural networks robust to label noise", CVPR 2017.
@@ -97,12 +96,10 @@ class BackwardLoss(_Corrected):
     r"""Backward correction, :math:`-\sum_j (T^{-1})_{yj} \log p_j`.
 
     Args:
-        transition: T[i, j] = P(given j | true i), (C, C), rows add up to 1,
-            invertible. Kept in double precision.
+        transition: T[i, j] = P(given j | true i), (C, C), invertible.
 
-    Its mean over the noise is the clean cross-entropy; single losses have no
-    lower bound. Source: Patrini et al., "Making deep neural networks robust
-    to label noise", CVPR 2017.
+    Its mean over the noise is the clean cross-entropy. Source: Patrini et al.,
+    "Making deep neural networks robust to label noise", CVPR 2017.
     """
 
     properties = Properties(

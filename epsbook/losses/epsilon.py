@@ -117,16 +117,12 @@ class EpsFocalLoss(EpsCELoss):
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
 
-    ranges: ClassVar = {
-        "m": "[0, inf)",
+    ranges: ClassVar = EpsCELoss.ranges | {
         "gamma": "[0, inf)",
-        "tau": "[0, 0.5]",
         "detach_factor": SWITCH,
     }
-    properties = Properties(
-        symmetric="no",
-        asymmetric="no",
-        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
+    properties = EpsCELoss.properties._replace(
+        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$", all_k="open"
     )
 
     def __init__(

@@ -32,31 +32,34 @@ class _Rescaled(Loss):
     def _change(self, logits: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _curve(self) -> Curve:
+    def _curve(self, num_classes: int) -> Curve:
         return CELoss()
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        return every_label(self._change(logits), self._curve())
+        num_classes = logits.shape[class_dim(logits)]
+        return every_label(self._change(logits), self._curve(num_classes))
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        return given_label(self._change(logits), target, self._curve())
+        curve = self._curve(logits.shape[class_dim(logits)])
+        return given_label(self._change(logits), target, curve)
 
 # %% ../../nbs/10_topk.ipynb #7d1e1192
 class _Margin:
-    "The curve of (10.2), without - lam log K."
+    "The curve of (10.2)."
 
     uses_top = False
 
-    def __init__(self, margin: float, lam: float) -> None:
+    def __init__(self, margin: float, lam: float, num_classes: int) -> None:
         self.margin, self.lam = margin, lam
         self.b = math.exp(-margin / lam)
+        self.shift = margin - lam * math.log(num_classes)
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "At log pi_y, any shape."
         ahead = (log_py.exp() * (self.b - 1)).log1p()
         # Exact arithmetic never goes below; b may be 0 in floating point.
         ahead = ahead.clamp_min(-self.margin / self.lam)
-        return self.margin + self.lam * (ahead - log_py)
+        return self.shift + self.lam * (ahead - log_py)
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "lam / (1 - (1 - b) pi_y)."
@@ -108,16 +111,8 @@ class LDRLoss(_Rescaled):
         share = _log_softplus(logits).softmax(dim)
         return share * (logits.shape[dim] / self.lam)
 
-    def _curve(self) -> Curve:
-        return _Margin(self.margin, self.lam)
-
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        shift = self.lam * math.log(logits.shape[class_dim(logits)])
-        return super()._every(logits) - shift
-
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        shift = self.lam * math.log(logits.shape[class_dim(logits)])
-        return super()._given(logits, target) - shift
+    def _curve(self, num_classes: int) -> Curve:
+        return _Margin(self.margin, self.lam, num_classes)
 
 # %% ../../nbs/10_topk.ipynb #717da419
 class LogitClipLoss(_Rescaled):

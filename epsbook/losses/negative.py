@@ -43,7 +43,7 @@ class _Drawing(Loss):
 
 # %% ../../nbs/13_complementary.ipynb #e8d0b38a
 def _minus_log_rest(logits: Tensor) -> Tensor:
-    "-log(1 - p_k) for each class k, without cancelling."
+    "-log(1 - p_k) for each class k, without canceling."
     dim = class_dim(logits)
     log_p = logits.log_softmax(dim)
     first = logits.argmax(dim, keepdim=True)
