@@ -10,7 +10,6 @@ Run: python benchmarks/losses.py [--reference CLONE] [--threads 2] [--only ce]
 
 import argparse
 import importlib.util
-import resource
 import statistics
 import subprocess
 import sys
@@ -125,10 +124,15 @@ def run_once(name):
     loss(small, torch.tensor([0, 1])).backward()  # whatever it imports
     logits = torch.randn(256, 50_000, requires_grad=True)
     target = torch.randint(50_000, (256,))
-    before = int(Path("/proc/self/statm").read_text().split()[1])
+    before = resident("VmRSS")
     loss(logits, target).backward()
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(highest - before * resource.getpagesize())
+    print(resident("VmHWM") - before)
+
+
+def resident(kind):
+    "Resident memory of this process in bytes: now (VmRSS) or at most (VmHWM)."
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{kind}:")[1].split()[0]) * 1024
 
 
 def cells(name, module):

@@ -13,6 +13,7 @@ from torch import nn
 
 from .curve import Curve, CurveSum, every_label, given_label
 from epsbook.losses.inputs import (
+    can_look,
     check_logits,
     check_number,
     class_dim,
@@ -85,6 +86,10 @@ class _Hooks(_Linear, Described):
     def _mean(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         return self._given(logits, target, **batch).mean()
 
+    def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
+        "Is a label out of range, ignored ones too, an IndexError at no cost?"
+        return False
+
 # %% ../../nbs/A3_losses.ipynb #6b354555
 class Loss(_Hooks):
     """Base of all losses; interface of `torch.nn.CrossEntropyLoss`.
@@ -131,6 +136,7 @@ class CurveLoss(Loss):
     "A loss of the logits through `log p_y` and `top` alone."
 
     uses_top = True
+    varies = False
 
     def phi(
         self, log_py: Float[Tensor, "*s"], top: Bool[Tensor, "*s"]
@@ -148,6 +154,10 @@ class CurveLoss(Loss):
     def curve(self, num_classes: int) -> Curve:
         "The curve for that many classes; almost always the loss itself."
         return self
+
+    def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
+        within = 0 <= self.ignore_index < num_classes
+        return not within and self.weight is None and can_look(target)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         num_classes = logits.shape[class_dim(logits)]
@@ -220,6 +230,10 @@ class LossSum(_Terms):
     Raises:
         ValueError: no terms, options differ, or a coefficient is not finite.
     """
+
+    def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
+        found = super()._finds_bad_labels(target, num_classes)
+        return found and not self._others
 
     def _add_up(self, method: str, *inputs: Tensor, **batch: Any) -> Tensor:
         "The curves in one pass, then every other term on its own."

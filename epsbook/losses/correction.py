@@ -178,7 +178,7 @@ class NoiseAdaptationLoss(CurveLoss):
     Source: a question on Cross Validated; Patrini et al., CVPR 2017.
     """
 
-    uses_top = False
+    uses_top, varies = False, True
     ranges: ClassVar = {"noise_rate": "[0, 1)", "inclusive": SWITCH}
     properties = Properties(
         symmetric="no",

@@ -44,12 +44,13 @@ class CurveSum:
     def __init__(self, terms: Sequence[tuple[float, Curve]]) -> None:
         self.terms = tuple(terms)
         self.uses_top = any(getattr(t, "uses_top", True) for _, t in terms)
+        self.varies = any(getattr(t, "varies", False) for _, t in terms)
 
     def curve(self, num_classes: int) -> CurveSum:
         "The sum for that many classes."
-        made = [(c, t.curve(num_classes)) for c, t in self.terms]
-        same = all(a[1] is b[1] for a, b in zip(made, self.terms, strict=True))
-        return self if same else CurveSum(made)
+        if not self.varies:
+            return self
+        return CurveSum([(c, t.curve(num_classes)) for c, t in self.terms])
 
     def _add_up(self, method: str, log_py: Tensor, top: Tensor) -> Tensor:
         (c, first), *rest = self.terms
@@ -74,16 +75,19 @@ class _Curve(torch.autograd.Function):
     def forward(ctx, x, sign, top, curve, mean):
         ctx.sign, ctx.curve = sign, curve
         ctx.divisor = x.numel() if mean else 1
-        ctx.save_for_backward(x, top)
-        value = curve.phi(x if sign > 0 else -x, top)
+        log_py = x if sign > 0 else -x
+        ctx.save_for_backward(x, log_py, top)
+        value = curve.phi(log_py, top)
         return value.mean() if mean else value
 
     @staticmethod
     def backward(ctx, grad):
-        x, top = ctx.saved_tensors
+        x, log_py, top = ctx.saved_tensors
         if ctx.divisor != 1:
             grad = grad / ctx.divisor
-        size = grad * ctx.curve.grad_weight(x if ctx.sign > 0 else -x, top)
+        if torch.is_grad_enabled():  # autograd follows x, not what came of it
+            log_py = x * ctx.sign
+        size = grad * ctx.curve.grad_weight(log_py, top)
         return -size if ctx.sign > 0 else size, None, None, None, None
 
 # %% ../../nbs/A2_curves.ipynb #bcabfa78
@@ -101,12 +105,12 @@ class _CurveRules(_Curve):
     def setup_context(ctx, inputs, output):
         x, ctx.sign, top, ctx.curve, mean = inputs
         ctx.divisor = x.numel() if mean else 1
-        ctx.save_for_backward(x, top)
-        ctx.save_for_forward(x, top)
+        ctx.save_for_backward(x, x * ctx.sign, top)
+        ctx.save_for_forward(x, x, top)
 
     @staticmethod
     def jvp(ctx, change, *_):
-        x, top = ctx.saved_tensors
+        x, _, top = ctx.saved_tensors
         weight = ctx.curve.grad_weight(ctx.sign * x, top)
         change = change * -ctx.sign * weight
         return change if ctx.divisor == 1 else change.sum() / ctx.divisor
@@ -117,6 +121,13 @@ def _is_plain() -> bool:
     return not (
         torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    # No label is ignored: what is out of range is an error, and found for free.
+    return F.cross_entropy(
+        logits, target, reduction="none", ignore_index=-(2**63)
     )
 
 
@@ -147,7 +158,7 @@ _BLOCK = 1 << 17  # logits at a time: half a megabyte in float32
 
 def _ce_and_top(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     "Cross-entropy, and whether the label is the first largest logit."
-    ce = F.cross_entropy(logits, target, reduction="none")
+    ce = _cross_entropy(logits, target)
     index = target.unsqueeze(1)
     top = logits.gather(1, index).squeeze(1) == logits.amax(1)
     # Two equal logits can both be the largest only if p_y <= 1/2.
@@ -176,7 +187,7 @@ class _Blocks(torch.autograd.Function):
     def backward(ctx, grad):
         logits, target, ce, top = ctx.saved_tensors
         if torch.is_grad_enabled():
-            ce = F.cross_entropy(logits, target, reduction="none")
+            ce = _cross_entropy(logits, target)
         size = grad / ctx.divisor * ctx.curve.grad_weight(-ce, top)
         size, index = size.unsqueeze(1), target.unsqueeze(1)
         p = logits.softmax(1)
@@ -194,12 +205,15 @@ def given_label(
     """`curve` at the given label of each sample; int64 labels in 0..C-1.
 
     With `mean`, their mean: one step fewer for autograd than taking it after.
+
+    Raises:
+        IndexError: a label is not in 0..C-1 (on a CPU).
     """
     large = logits.ndim > 1 and logits.numel() > _BLOCK
     if large and logits.device.type == "cpu":
         if not torch.compiler.is_compiling() and _is_plain():
             return _Blocks.apply(logits, target, curve, mean)
-    ce = F.cross_entropy(logits, target, reduction="none")
+    ce = _cross_entropy(logits, target)
     top = None
     if getattr(curve, "uses_top", True):
         top = logits.argmax(class_dim(logits)) == target

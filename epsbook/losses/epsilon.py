@@ -65,8 +65,8 @@ def epsilon(m: float, num_classes: int) -> float:
 # %% ../../nbs/08_eps_softmax.ipynb #8faa4521
 def _log_f(log_py: Tensor, top: Tensor, m: float) -> Tensor:
     "log f_y, from log p_y."
-    at_top = log_py.expm1() / (m + 1)
-    return torch.where(top, at_top.log1p(), log_py - math.log1p(m))
+    at_top = (log_py.expm1() / (m + 1)).log1p()
+    return torch.where(top, at_top, log_py - math.log1p(m))
 
 # %% ../../nbs/08_eps_softmax.ipynb #1866f436
 class EpsCELoss(CurveLoss):

@@ -40,12 +40,17 @@ def _hard(
     loss: Any, logits: Tensor, target: Tensor, index: Tensor | None, mean: bool
 ) -> tuple[Tensor, Tensor | None]:
     "Losses of labels and what their mean divides by (None: their number)."
+    method = loss._mean if mean else loss._given
     num_classes = logits.shape[class_dim(logits)]
+    if loss._finds_bad_labels(target, num_classes):
+        try:
+            return method(logits, target), None
+        except IndexError:
+            pass  # a label is wrong, or to be ignored: see which
     ignored = ignored_labels(target, num_classes, loss.ignore_index)
     if ignored is not None:
         target = target.masked_fill(ignored, 0)
     elif loss.weight is None:
-        method = loss._mean if mean else loss._given
         return method(logits, target, index=index), None
     losses = loss._given(logits, target, ignored=ignored, index=index)
     scale = torch.ones_like(losses)
@@ -86,7 +91,7 @@ def reduce(
     """Losses of `logits` for `target`, reduced as torch does.
 
     Args:
-        loss: anything with `_given`, `_mean`, `_every` and the options.
+        loss: anything with the private methods of `Loss` and its options.
         logits: (N, C, ...) or (C,).
         target: labels (N, ...) or probabilities (N, C, ...).
         reduction: "mean", "sum" or "none".
