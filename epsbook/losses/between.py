@@ -201,6 +201,13 @@ class SCELoss(CurveLoss):
         "a - b A p_y."
         return self.a - self.b * _LOG_ZERO * log_py.exp()
 
+# %% ../../nbs/05_between.ipynb #cab71965
+def _distance(p: Tensor, p_y: Tensor, dim: int) -> Tensor:
+    "Squared distance of p from the one-hot label, where p_y is its entry."
+    # The sum of squares is never below one of them, in floating point too.
+    rest = p.square().sum(dim, keepdim=True) - p_y.square()
+    return (1 - p_y).square() + rest
+
 # %% ../../nbs/05_between.ipynb #70b403bf
 class MSELoss(Loss):
     r"""Squared error (Brier score), :math:`\sum_k (p_k - [k = y])^2`.
@@ -216,10 +223,11 @@ class MSELoss(Loss):
     properties = Properties("no", "no", "2", "yes")
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        p = logits.softmax(class_dim(logits))
+        return _distance(p, p, class_dim(logits))
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
-        log_p = logits.log_softmax(dim)
-        p = log_p.exp()
-        square = p * p
-        # 1 - p without canceling, and a rest that cannot be negative.
-        rest = square.sum(dim, keepdim=True) - square
-        return log_p.expm1().square() + rest
+        p = logits.softmax(dim)
+        given = p.gather(dim, target.unsqueeze(dim))
+        return _distance(p, given, dim).squeeze(dim)

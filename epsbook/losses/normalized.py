@@ -8,15 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Loss
-from .between import FocalLoss
+from .between import FocalLoss, focal_factor
 from .curve import every_label
 from .inputs import class_dim, safe_log
 from .options import SWITCH, Properties
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from epsbook.losses.curve import Curve
 
 # %% auto #0
 __all__ = ['NCELoss', 'NFLLoss', 'NNCELoss', 'NNFLLoss']
@@ -74,11 +72,15 @@ class NFLLoss(_Share):
         self._set(gamma=gamma, detach_factor=detach_factor)
 
     def _parts(self, logits: Tensor) -> Tensor:
-        return every_label(logits, _focal(self))
+        return _focal_losses(self, logits)
 
 # %% ../../nbs/06_active_passive.ipynb #7091c346
-def _focal(loss: NFLLoss | NNFLLoss) -> Curve:
-    return FocalLoss(gamma=loss.gamma, detach_factor=loss.detach_factor)
+def _focal_losses(loss: NFLLoss | NNFLLoss, logits: Tensor) -> Tensor:
+    "The focal loss of each label, (N, C, ...)."
+    if not loss.detach_factor:
+        return every_label(logits, FocalLoss(gamma=loss.gamma))
+    ce = -logits.log_softmax(class_dim(logits))
+    return ce * focal_factor(ce.detach(), loss.gamma)
 
 # %% ../../nbs/06_active_passive.ipynb #92a0fbaf
 class _Lack(_Share):
@@ -158,4 +160,4 @@ class NNFLLoss(_Lack):
     def _parts(self, logits: Tensor) -> Tensor:
         self._check_tau(logits)
         largest = -((1 - self.tau) ** self.gamma) * safe_log(self.tau)
-        return (largest - every_label(logits, _focal(self))).relu()
+        return (largest - _focal_losses(self, logits)).relu()
