@@ -5,7 +5,10 @@
 # %% ../../nbs/07_asymmetric.ipynb #943d6c6a
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
 
 from .base import CurveLoss
 from .options import Properties
@@ -44,8 +47,12 @@ class AGCELoss(CurveLoss):
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "((a + 1)^q - (a + p_y)^q) / q; shapes as given."
-        power = self.q * (log_py.expm1() / (self.a + 1)).log1p()
-        return power.expm1() * (-((self.a + 1) ** self.q) / self.q)
+        # log of (a + p) / (a + 1); near p = 1 from 1 - p, else from p.
+        near = (log_py.expm1() / (self.a + 1)).log1p()
+        far = (log_py.exp() + self.a).log() - math.log1p(self.a)
+        ratio = torch.where(log_py > -0.7, near, far)
+        power = (self.q * ratio).expm1()
+        return power * (-((self.a + 1) ** self.q) / self.q)
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "p_y (a + p_y)^(q - 1)."
@@ -89,8 +96,10 @@ class AULLoss(CurveLoss):
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "((a - p_y)^q - (a - 1)^q) / q; shapes as given."
-        power = self.q * (log_py.expm1() / (1 - self.a)).log1p()
-        return power.expm1() * ((self.a - 1) ** self.q / self.q)
+        # log of (a - 1) / (a - p), at most 0: no power overflows.
+        ratio = -(log_py.expm1() / (1 - self.a)).log1p()
+        scale = (self.a - log_py.exp()) ** self.q
+        return scale * (self.q * ratio).expm1() / -self.q
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "p_y (a - p_y)^(q - 1)."

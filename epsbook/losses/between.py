@@ -92,7 +92,8 @@ class ClippedCELoss(CurveLoss):
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "The smaller of -log p_y and the cut; shapes as given."
-        return (-log_py).clamp_max(self.max_loss)
+        most = min(self.max_loss, torch.finfo(log_py.dtype).max)
+        return (-log_py).clamp_max(most)
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "One up to the cut, 0 beyond."
@@ -130,7 +131,9 @@ class GCELoss(CurveLoss):
         "(1 - p_y^q) / q; shapes as given."
         if self.tau > 0:
             log_py = log_py.clamp_min(safe_log(self.tau))
-        return -log_py if self.q == 0 else (self.q * log_py).expm1() / -self.q
+        if self.q < 1e-30:  # the limit, before q log p_y underflows
+            return -log_py
+        return (self.q * log_py).expm1() / -self.q
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "p_y^q, or 0 below the floor."

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from .base import CurveLoss, Loss
-from .inputs import class_dim, safe_log
+from .inputs import class_dim, pick, safe_log
 from .options import SWITCH, Properties
 from ..transition import check_matrix
 
@@ -43,7 +43,12 @@ class _Corrected(Loss):
                 f"transition is {len(matrix)} x {len(matrix)}, the logits have "
                 f"{num_classes} classes"
             )
-        return matrix.to(logits)
+        if matrix.device != logits.device:
+            raise ValueError(
+                f"transition is on {matrix.device}, logits on {logits.device}: "
+                "move the loss with loss.to(logits.device)"
+            )
+        return matrix.to(logits.dtype)
 
     def __repr__(self) -> str:
         k = len(self.transition)
@@ -81,14 +86,14 @@ class ForwardLoss(_Corrected):
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
-        log_t = self._rows(self.transition, logits).log()
+        log_t = self._rows(self.transition.log(), logits)
         log_p = logits.log_softmax(dim).movedim(dim, -1).unsqueeze(-1)
         return -(log_p + log_t).logsumexp(-2).movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
-        log_t = self._rows(self.transition, logits).log()
-        column = log_t.mT[target].movedim(-1, dim)
+        log_t = self._rows(self.transition.log(), logits)
+        column = pick(log_t.mT, target).movedim(-1, dim)
         return -(logits.log_softmax(dim) + column).logsumexp(dim)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #2e2defbf
@@ -125,11 +130,12 @@ class BackwardLoss(_Corrected):
         dim = class_dim(logits)
         log_p = logits.log_softmax(dim).movedim(dim, -1)
         inverse = self._rows(self.inverse, logits)
-        return -(log_p @ inverse.mT).movedim(-1, dim)
+        with torch.autocast(logits.device.type, enabled=False):
+            return -(log_p @ inverse.mT).movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
-        row = self._rows(self.inverse, logits)[target].movedim(-1, dim)
+        row = pick(self._rows(self.inverse, logits), target).movedim(-1, dim)
         return -(row * logits.log_softmax(dim)).sum(dim)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #e88448e7

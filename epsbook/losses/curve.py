@@ -126,8 +126,9 @@ def _is_plain() -> bool:
 
 def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     # No label is ignored: what is out of range is an error, and found for free.
+    # -2**63 would not do: it is what a missing value becomes as an integer.
     return F.cross_entropy(
-        logits, target, reduction="none", ignore_index=-(2**63)
+        logits, target, reduction="none", ignore_index=-(2**62) - 1
     )
 
 

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'can_look', 'ignored_labels', 'wide', 'result_dtype',
-           'check_number', 'safe_log', 'short', 'check_flag', 'check_options']
+           'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
 
 # %% ../../nbs/A1_inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
     "Index of the class dimension: 1, or 0 for one sample without a batch."
     return 0 if logits.ndim == 1 else 1
+
+
+_KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_floating(logits: Float[Tensor, "*s"]) -> None:
@@ -36,6 +39,11 @@ def check_floating(logits: Float[Tensor, "*s"]) -> None:
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
         got = getattr(logits, "dtype", type(logits).__name__)
         raise TypeError(f"logits must be a floating-point tensor, got {got}")
+    if logits.dtype not in _KINDS:
+        raise TypeError(
+            f"logits must have 16, 32 or 64 bits, got {logits.dtype}: use "
+            "logits.float()"
+        )
 
 
 def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
@@ -161,6 +169,14 @@ def check_number(
     return number
 
 # %% ../../nbs/A1_inputs.ipynb #ac095f37
+def pick(
+    table: Float[Tensor, "k *s"], labels: Int[Tensor, "*d"]
+) -> Float[Tensor, "*d *s"]:
+    "`table[labels]`, which `vmap` refuses when it has wrapped the labels."
+    rows = table.index_select(0, labels.reshape(-1))
+    return rows.reshape(labels.shape + table.shape[1:])
+
+
 def safe_log(x: float) -> float:
     "Logarithm of a number >= 0; that of 0 is minus infinity."
     return math.log(x) if x > 0 else -math.inf
@@ -196,6 +212,8 @@ def check_options(weight: Any, ignore_index: Any, reduction: Any) -> None:
             f'reduction must be "mean", "sum" or "none", got {reduction!r}'
         )
     check_int("ignore_index", ignore_index, least=-(2**63))
+    if ignore_index >= 2**63:
+        raise ValueError(f"ignore_index must be an int64, got {ignore_index}")
     if weight is None:
         return
     if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():

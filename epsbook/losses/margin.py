@@ -20,51 +20,21 @@ from .options import Properties
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from epsbook.losses.curve import Curve
-
 # %% auto #0
-__all__ = ['LDRLoss', 'LogitClipLoss']
+__all__ = ['log_rest', 'LDRLoss', 'LogitClipLoss']
 
-# %% ../../nbs/10_topk.ipynb #9a885d65
-class _Rescaled(Loss):
-    "A curve, after the logits have been changed."
+# %% ../../nbs/10_topk.ipynb #4af91a0d
+def log_rest(log_p: Tensor, given: Tensor, dim: int) -> Tensor:
+    """log(1 - e^given) without canceling, for entries `given` of `log_p`.
 
-    def _change(self, logits: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _curve(self, num_classes: int) -> Curve:
-        return CELoss()
-
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        num_classes = logits.shape[class_dim(logits)]
-        return every_label(self._change(logits), self._curve(num_classes))
-
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        curve = self._curve(logits.shape[class_dim(logits)])
-        return given_label(self._change(logits), target, curve)
-
-# %% ../../nbs/10_topk.ipynb #7d1e1192
-class _Margin:
-    "The curve of (10.2)."
-
-    uses_top = False
-
-    def __init__(self, margin: float, lam: float, num_classes: int) -> None:
-        self.margin, self.lam = margin, lam
-        self.b = math.exp(-margin / lam)
-        self.shift = margin - lam * math.log(num_classes)
-
-    def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "At log pi_y, any shape."
-        ahead = (log_py.exp() * (self.b - 1)).log1p()
-        # Exact arithmetic never goes below; b may be 0 in floating point.
-        ahead = ahead.clamp_min(-self.margin / self.lam)
-        return self.shift + self.lam * (ahead - log_py)
-
-    def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "lam / (1 - (1 - b) pi_y)."
-        rest = self.b * log_py.exp() - log_py.expm1()
-        return self.lam / rest.clamp_min(torch.finfo(rest.dtype).tiny)
+    1 - p is the sum of all other probabilities. Only the largest p can exceed
+    one half; the others' sum is at hand for that one.
+    """
+    first = log_p.argmax(dim, keepdim=True)
+    others = log_p.scatter(dim, first, -torch.inf)
+    direct = (-given.clamp_max(math.log(0.5)).exp()).log1p()
+    rest = others.logsumexp(dim, keepdim=True)
+    return torch.where(given <= math.log(0.5), direct, rest)
 
 # %% ../../nbs/10_topk.ipynb #d1d6d6cc
 def _log_softplus(x: Tensor) -> Tensor:
@@ -73,8 +43,15 @@ def _log_softplus(x: Tensor) -> Tensor:
         x < -20, x - low.exp() / 2, F.softplus(x.clamp_min(-20)).log()
     )
 
+
+def _log_pi(logits: Tensor, lam: float) -> Tensor:
+    "Logarithm of the softmax of the scores over lam."
+    dim = class_dim(logits)
+    scores = _log_softplus(logits).softmax(dim) * logits.shape[dim]
+    return (scores / lam).log_softmax(dim)
+
 # %% ../../nbs/10_topk.ipynb #933d74f2
-class LDRLoss(_Rescaled):
+class LDRLoss(Loss):
     r"""LDR-KL.
 
     :math:`\lambda \log \frac1K \sum_k e^{(c [k \ne y] + s_k - s_y)/\lambda}`.
@@ -106,16 +83,23 @@ class LDRLoss(_Rescaled):
         super().__init__(**options)
         self._set(margin=margin, lam=lam)
 
-    def _change(self, logits: Tensor) -> Tensor:
-        dim = class_dim(logits)
-        share = _log_softplus(logits).softmax(dim)
-        return share * (logits.shape[dim] / self.lam)
+    def _cost(self, log_pi: Tensor, given: Tensor, dim: int) -> Tensor:
+        "(10.2) at the entries `given` of `log_pi`."
+        ahead = log_rest(log_pi, given, dim) + self.margin / self.lam
+        total = torch.logaddexp(given, ahead) - math.log(log_pi.shape[dim])
+        return self.lam * (total - given)
 
-    def _curve(self, num_classes: int) -> Curve:
-        return _Margin(self.margin, self.lam, num_classes)
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        log_pi = _log_pi(logits, self.lam)
+        return self._cost(log_pi, log_pi, class_dim(logits))
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        dim, log_pi = class_dim(logits), _log_pi(logits, self.lam)
+        given = log_pi.gather(dim, target.unsqueeze(dim))
+        return self._cost(log_pi, given, dim).squeeze(dim)
 
 # %% ../../nbs/10_topk.ipynb #717da419
-class LogitClipLoss(_Rescaled):
+class LogitClipLoss(Loss):
     r"""Cross-entropy of clipped logits.
 
     :math:`-\log \mathrm{softmax}(h \min(1, \tau/\|h\|))_y`.
@@ -151,8 +135,14 @@ class LogitClipLoss(_Rescaled):
         return _Released(delta=delta, **options)
 
     def _change(self, logits: Tensor) -> Tensor:
-        norm = _norm(logits)
-        return logits * (self.max_norm / norm.clamp_min(self.max_norm))
+        most = min(self.max_norm, torch.finfo(logits.dtype).max)
+        return logits * (most / _norm(logits).clamp_min(most))
+
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        return every_label(self._change(logits), CELoss())
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        return given_label(self._change(logits), target, CELoss())
 
 # %% ../../nbs/10_topk.ipynb #6d218b8e
 def _norm(logits: Tensor) -> Tensor:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ..labels import check_int
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
 from .inputs import can_look, class_dim
+from .margin import log_rest
 from .options import COUNT, SWITCH, Properties
 
 if TYPE_CHECKING:
@@ -40,18 +42,6 @@ class _Drawing(Loss):
         home = device if self.generator is None else self.generator.device
         made = method(*size, generator=self.generator, device=home)
         return made.to(device)
-
-# %% ../../nbs/13_complementary.ipynb #e8d0b38a
-def _minus_log_rest(logits: Tensor) -> Tensor:
-    "-log(1 - p_k) for each class k, without canceling."
-    dim = class_dim(logits)
-    log_p = logits.log_softmax(dim)
-    first = logits.argmax(dim, keepdim=True)
-    others = log_p.scatter(dim, first, -torch.inf)
-    rest = others.logsumexp(dim, keepdim=True)
-    p = log_p.exp()
-    direct = (-p.clamp_max(0.5)).log1p()
-    return -torch.where(p <= 0.5, direct, rest)
 
 # %% ../../nbs/13_complementary.ipynb #1fde38e6
 class NLNLLoss(_Drawing):
@@ -86,7 +76,8 @@ class NLNLLoss(_Drawing):
         return self._cost(logits, target.unsqueeze(dim)).squeeze(dim)
 
     def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        dim, costs = class_dim(logits), _minus_log_rest(logits)
+        dim, log_p = class_dim(logits), logits.log_softmax(class_dim(logits))
+        costs = -log_rest(log_p, log_p, dim)
         size = (self.num_draws, *labels.shape)
         shift = self._draw(
             logits.device, torch.randint, 1, logits.shape[dim], size
@@ -208,6 +199,7 @@ class _Remembering(Loss):
     ) -> None:
         super().__init__(**options)
         self._set(num_samples=num_samples, num_classes=num_classes, beta=beta)
+        check_int("num_classes", num_classes, least=2)
         self.register_buffer("targets", torch.zeros(num_samples, num_classes))
 
     def _remember(
@@ -278,6 +270,11 @@ def _check_index(
         raise TypeError(
             "ELRLoss needs index=, the place of each sample in the training "
             "set, an int64 tensor (N,)"
+        )
+    if not index.device == targets.device == logits.device:
+        raise ValueError(
+            f"logits are on {logits.device}, index on {index.device}, the "
+            f"memory of the loss on {targets.device}: move them to one device"
         )
     if index.shape != logits.shape[:1]:
         shape = tuple(index.shape)

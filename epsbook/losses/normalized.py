@@ -55,14 +55,15 @@ class NFLLoss(_Share):
     r"""Normalized focal loss, :math:`F_y / \sum_k F_k`, F the focal loss.
 
     Args:
-        gamma, detach_factor: as in `FocalLoss`; the released codes detach
-            every factor, those of the sum too.
+        gamma, detach_factor: as in `FocalLoss`; gamma at most 100, where the
+            parts begin to underflow. The released codes detach every factor,
+            those of the sum too.
 
     Source: Ma et al., "Normalized loss functions for deep learning with noisy
     labels", ICML 2020.
     """
 
-    ranges: ClassVar = {"gamma": "[0, inf)", "detach_factor": SWITCH}
+    ranges: ClassVar = {"gamma": "[0, 100]", "detach_factor": SWITCH}
     properties = Properties("yes", "no", "1", "no")
 
     def __init__(
@@ -94,10 +95,10 @@ class _Lack(_Share):
 
     def _check_tau(self, logits: Tensor) -> None:
         num_classes = logits.shape[class_dim(logits)]
-        if self.tau * num_classes >= 1:
+        if 2 * self.tau * num_classes > 1:
             raise ValueError(
-                f"tau must be below 1/{num_classes}, one over the number of "
-                f"classes, got {self.tau:g}"
+                f"tau must be at most 1/{2 * num_classes}, one over twice the "
+                f"number of classes, got {self.tau:g}"
             )
 
 # %% ../../nbs/06_active_passive.ipynb #fcf20e7f
@@ -107,7 +108,7 @@ class NNCELoss(_Lack):
     :math:`A_k = \log \max(p_k, \tau) - \log \tau`.
 
     Args:
-        tau: floor of the probabilities, in (0, 1/K).
+        tau: floor of the probabilities, in (0, 1/(2K)].
 
     Source: Ye et al., "Active negative loss functions for learning with noisy
     labels", NeurIPS 2023.
@@ -133,7 +134,7 @@ class NNFLLoss(_Lack):
 
     Args:
         gamma, detach_factor: as in `FocalLoss`.
-        tau: floor of the probabilities, in (0, 1/K).
+        tau: floor of the probabilities, in (0, 1/(2K)].
 
     Source: Ye et al., "Active negative loss functions for learning with noisy
     labels", NeurIPS 2023.

@@ -14,6 +14,7 @@ from epsbook.losses.inputs import (
     check_options,
     class_dim,
     ignored_labels,
+    pick,
     result_dtype,
     wide,
 )
@@ -32,6 +33,11 @@ def _class_weight(loss: Any, logits: Tensor) -> Tensor:
         raise ValueError(
             f"weight must have shape ({num_classes},), one factor per class, "
             f"got {tuple(loss.weight.shape)}"
+        )
+    if loss.weight.device != logits.device:
+        raise ValueError(
+            f"weight is on {loss.weight.device}, logits on {logits.device}: "
+            "move the loss with loss.to(logits.device)"
         )
     return loss.weight.to(logits.dtype)
 
@@ -55,7 +61,7 @@ def _hard(
     losses = loss._given(logits, target, ignored=ignored, index=index)
     scale = torch.ones_like(losses)
     if loss.weight is not None:
-        scale = _class_weight(loss, logits)[target]
+        scale = pick(_class_weight(loss, logits), target)
     if ignored is not None:
         # Not a product: a NaN in an ignored sample must not survive.
         losses = losses.masked_fill(ignored, 0)
