@@ -19,6 +19,7 @@ from epsbook.losses import (
     CELoss,
     ClippedCELoss,
     CurveLoss,
+    ELRLoss,
     EpsCELoss,
     EpsFocalLoss,
     FocalLoss,
@@ -639,6 +640,28 @@ def test_state_and_copies(make):
     logits, y = batch()
     torch.testing.assert_close(twin(logits, y), loss(logits, y))
     torch.testing.assert_close(copy.deepcopy(loss)(logits, y), loss(logits, y))
+
+
+def test_a_bad_answer_does_not_stay_in_the_memory():
+    loss = ELRLoss(num_samples=4, num_classes=5)
+    logits, y = batch(3)
+    index = torch.tensor([0, 1, 3])
+    loss(logits, y, index=index)
+    kept = loss.targets.clone()
+    bad = logits.clone()
+    bad[1] = torch.nan
+    assert loss(bad, y, index=index).isnan()
+    assert torch.equal(loss.targets[1], kept[1]) and loss.targets.isfinite().all()
+    assert not torch.equal(loss.targets[0], kept[0]) and (loss.targets[2] == 0).all()
+
+
+def test_asymmetric_losses_near_the_end_of_their_range():
+    x = torch.tensor([[30.0, 0]], requires_grad=True)
+    (g,) = torch.autograd.grad(AULLoss(a=1 + 1e-6, q=0.1)(x, torch.tensor([0])), x)
+    assert g.isfinite().all()
+    with torch.device("meta"):
+        h = torch.zeros(2, 5)
+    assert BackwardLoss(transition=T).to("meta").per_class(h).shape == (2, 5)
 
 
 # ---- ε-softmax --------------------------------------------------------------

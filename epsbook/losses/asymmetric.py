@@ -98,13 +98,12 @@ class AULLoss(CurveLoss):
         "((a - p_y)^q - (a - 1)^q) / q; shapes as given."
         # log of (a - 1) / (a - p), at most 0: no power overflows.
         ratio = -(log_py.expm1() / (1 - self.a)).log1p()
-        scale = (self.a - log_py.exp()) ** self.q
+        scale = (self.a - 1 - log_py.expm1()) ** self.q
         return scale * (self.q * ratio).expm1() / -self.q
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "p_y (a - p_y)^(q - 1)."
-        p = log_py.exp()
-        return p * (self.a - p) ** (self.q - 1)
+        return log_py.exp() * (self.a - 1 - log_py.expm1()) ** (self.q - 1)
 
 # %% ../../nbs/07_asymmetric.ipynb #c70b4dc9
 class AELLoss(CurveLoss):

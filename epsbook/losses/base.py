@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .curve import Curve, CurveSum, every_label, given_label
+from epsbook.losses.curve import (
+    NO_LABEL,
+    Curve,
+    CurveSum,
+    every_label,
+    given_label,
+)
 from epsbook.losses.inputs import (
     can_look,
     check_logits,
@@ -132,6 +138,10 @@ class Loss(_Hooks):
         return losses.to(result_dtype(logits))
 
 # %% ../../nbs/A3_losses.ipynb #845eb260
+def _is_outside(label: int, num_classes: int) -> bool:
+    return label != NO_LABEL and not 0 <= label < num_classes
+
+# %% ../../nbs/A3_losses.ipynb #7b2308f2
 class CurveLoss(Loss):
     "A loss of the logits through `log p_y` and `top` alone."
 
@@ -156,8 +166,8 @@ class CurveLoss(Loss):
         return self
 
     def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
-        within = 0 <= self.ignore_index < num_classes
-        return not within and self.weight is None and can_look(target)
+        seen = self.weight is None and can_look(target)
+        return seen and _is_outside(self.ignore_index, num_classes)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         num_classes = logits.shape[class_dim(logits)]

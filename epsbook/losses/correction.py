@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from .base import CurveLoss, Loss
-from .inputs import class_dim, pick, safe_log
+from epsbook.losses.inputs import (
+    class_dim,
+    no_autocast,
+    pick,
+    safe_log,
+)
 from .options import SWITCH, Properties
 from ..transition import check_matrix
 
@@ -108,10 +113,7 @@ class BackwardLoss(_Corrected):
     """
 
     properties = Properties(
-        symmetric="no",
-        asymmetric="no",
-        bounded="no",
-        all_k="of the clean labels, if $T$ is right",
+        *("no", "no", "no"), all_k="of the clean labels, if $T$ is right"
     )
 
     def __init__(
@@ -130,7 +132,7 @@ class BackwardLoss(_Corrected):
         dim = class_dim(logits)
         log_p = logits.log_softmax(dim).movedim(dim, -1)
         inverse = self._rows(self.inverse, logits)
-        with torch.autocast(logits.device.type, enabled=False):
+        with no_autocast(logits):
             return -(log_p @ inverse.mT).movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['Curve', 'CurveSum', 'every_label', 'given_label']
+__all__ = ['NO_LABEL', 'Curve', 'CurveSum', 'every_label', 'given_label']
 
 # %% ../../nbs/A2_curves.ipynb #9e700de1
 class Curve(Protocol):
@@ -90,6 +90,18 @@ class _Curve(torch.autograd.Function):
         size = grad * ctx.curve.grad_weight(log_py, top)
         return -size if ctx.sign > 0 else size, None, None, None, None
 
+# %% ../../nbs/A2_curves.ipynb #437b85b0
+# Of all labels the only one that is not looked at. Not -2**63: that is what a
+# missing value becomes as an integer.
+NO_LABEL = -(2**62) - 1
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    # No label is ignored: what is out of range is an error, and found for free.
+    return F.cross_entropy(
+        logits, target, reduction="none", ignore_index=NO_LABEL
+    )
+
 # %% ../../nbs/A2_curves.ipynb #bcabfa78
 class _CurveRules(_Curve):
     "`_Curve` with the rules that `torch.func` and forward mode ask for."
@@ -121,14 +133,6 @@ def _is_plain() -> bool:
     return not (
         torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    # No label is ignored: what is out of range is an error, and found for free.
-    # -2**63 would not do: it is what a missing value becomes as an integer.
-    return F.cross_entropy(
-        logits, target, reduction="none", ignore_index=-(2**62) - 1
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'can_look', 'ignored_labels', 'wide', 'result_dtype',
-           'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
+__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'can_look', 'ignored_labels', 'wide', 'no_autocast',
+           'result_dtype', 'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
 
 # %% ../../nbs/A1_inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
@@ -134,6 +135,13 @@ def wide(logits: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     "Half precision computes in float32, as `F.cross_entropy` does."
     half = logits.dtype in (torch.float16, torch.bfloat16)
     return logits.float() if half else logits
+
+
+def no_autocast(logits: Float[Tensor, "*s"]) -> AbstractContextManager:
+    "A context in which products keep their precision."
+    if logits.device.type == "meta":  # has no autocast
+        return nullcontext()
+    return torch.autocast(logits.device.type, enabled=False)
 
 
 def result_dtype(logits: Float[Tensor, "*s"]) -> torch.dtype:

@@ -50,22 +50,28 @@ def _log_pi(logits: Tensor, lam: float) -> Tensor:
     scores = _log_softplus(logits).softmax(dim) * logits.shape[dim]
     return (scores / lam).log_softmax(dim)
 
+
+def _ldr(loss: LDRLoss, log_pi: Tensor, given: Tensor) -> Tensor:
+    "(10.2) at the entries `given` of `log_pi`."
+    dim = class_dim(log_pi)
+    ahead = log_rest(log_pi, given, dim) + loss.margin / loss.lam
+    total = torch.logaddexp(given, ahead) - math.log(log_pi.shape[dim])
+    return loss.lam * (total - given)
+
 # %% ../../nbs/10_topk.ipynb #933d74f2
 class LDRLoss(Loss):
     r"""LDR-KL.
 
-    :math:`\lambda \log \frac1K \sum_k e^{(c [k \ne y] + s_k - s_y)/\lambda}`.
-
-    The scores s are softplus of the logits divided by its mean over the
-    classes, as released. Adding a number to all logits changes them.
+    :math:`\lambda \log \frac1K \sum_k e^{(c [k \ne y] + s_k - s_y)/\lambda}`,
+    s = softplus of the logits over its mean, as released. Adding a number to
+    all logits changes them.
 
     Args:
         margin: c, >= 0.
         lam: temperature, > 0.
 
-    Never below -lam log K. Source: Zhu, Ying and Yang,
-    "Label distributionally robust losses for multi-class classification:
-    consistency, robustness and adaptivity", ICML 2023.
+    Source: Zhu, Ying and Yang, "Label distributionally robust losses for
+    multi-class classification", ICML 2023.
     """
 
     ranges: ClassVar = {"margin": "[0, inf)", "lam": "(0, inf)"}
@@ -83,23 +89,30 @@ class LDRLoss(Loss):
         super().__init__(**options)
         self._set(margin=margin, lam=lam)
 
-    def _cost(self, log_pi: Tensor, given: Tensor, dim: int) -> Tensor:
-        "(10.2) at the entries `given` of `log_pi`."
-        ahead = log_rest(log_pi, given, dim) + self.margin / self.lam
-        total = torch.logaddexp(given, ahead) - math.log(log_pi.shape[dim])
-        return self.lam * (total - given)
-
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         log_pi = _log_pi(logits, self.lam)
-        return self._cost(log_pi, log_pi, class_dim(logits))
+        return _ldr(self, log_pi, log_pi)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim, log_pi = class_dim(logits), _log_pi(logits, self.lam)
         given = log_pi.gather(dim, target.unsqueeze(dim))
-        return self._cost(log_pi, given, dim).squeeze(dim)
+        return _ldr(self, log_pi, given).squeeze(dim)
+
+# %% ../../nbs/10_topk.ipynb #d88d68c0
+class _Changed(Loss):
+    "Cross-entropy after a change of the logits."
+
+    def _change(self, logits: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        return every_label(self._change(logits), CELoss())
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        return given_label(self._change(logits), target, CELoss())
 
 # %% ../../nbs/10_topk.ipynb #717da419
-class LogitClipLoss(Loss):
+class LogitClipLoss(_Changed):
     r"""Cross-entropy of clipped logits.
 
     :math:`-\log \mathrm{softmax}(h \min(1, \tau/\|h\|))_y`.
@@ -137,12 +150,6 @@ class LogitClipLoss(Loss):
     def _change(self, logits: Tensor) -> Tensor:
         most = min(self.max_norm, torch.finfo(logits.dtype).max)
         return logits * (most / _norm(logits).clamp_min(most))
-
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        return every_label(self._change(logits), CELoss())
-
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        return given_label(self._change(logits), target, CELoss())
 
 # %% ../../nbs/10_topk.ipynb #6d218b8e
 def _norm(logits: Tensor) -> Tensor:

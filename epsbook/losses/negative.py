@@ -50,8 +50,7 @@ class NLNLLoss(_Drawing):
     :math:`-\log(1 - p_{\bar y})`, :math:`\bar y \ne y` drawn.
 
     Args:
-        num_draws: labels drawn for each sample, with replacement; the loss
-            is their mean.
+        num_draws: labels drawn for each sample, of which the mean is taken.
         generator: where the draws come from; None is torch's own.
 
     No floor under 1 - p, which released codes cut at 1e-5. Source: Kim et
@@ -211,8 +210,9 @@ class _Remembering(Loss):
             return old
         share = p / p.sum(1, keepdim=True)
         new = self.beta * old + (1 - self.beta) * share
-        if ignored is not None:
-            new = torch.where(ignored.unsqueeze(1), old, new)
+        keep = ~new.isfinite().all(1)  # one bad answer must not stay for good
+        keep = keep if ignored is None else keep | ignored
+        new = torch.where(keep.unsqueeze(1), old, new)
         with torch.no_grad():
             self.targets[index] = new.to(self.targets.dtype)
         return new

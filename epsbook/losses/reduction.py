@@ -41,7 +41,7 @@ def _class_weight(loss: Any, logits: Tensor) -> Tensor:
         )
     return loss.weight.to(logits.dtype)
 
-
+# %% ../../nbs/A14_reduction.ipynb #288ccdef
 def _hard(
     loss: Any, logits: Tensor, target: Tensor, index: Tensor | None, mean: bool
 ) -> tuple[Tensor, Tensor | None]:
