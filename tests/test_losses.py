@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -773,3 +774,14 @@ def test_m_has_no_default():
 def test_empty_batch_sums_to_zero(make):
     assert make(reduction="sum")(X[:0], Y[:0]) == 0
     assert make(reduction="none")(X[:0], Y[:0]).shape == (0,)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_compiles_to_machine_code():
+    logits, y = batch(32, 10)
+    loss = CASES["sum"]()
+    fast = torch.compile(loss, fullgraph=True)
+    got, want = fast(logits.requires_grad_(), y), loss(logits, y)
+    torch.testing.assert_close(got, want)
+    (a,), (b,) = (torch.autograd.grad(v, logits) for v in (got, want))
+    torch.testing.assert_close(a, b)
