@@ -6,157 +6,30 @@
 from __future__ import annotations
 
 import numbers
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from .draw import apportion, deal, random_order, raw_keys
-from .instance import normals
-from .labels import as_labels, check_int, like
+from . import files, folders, images
+from .draw import apportion, deal, raw_keys
+from .given import cifar10h, given_labels, label_file
+from .labels import as_labels, like
+from .made import Dataset, digits, prototypes
+from .transition import fixed_labels
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int64, UInt8
-    from torch import Tensor
-
     from epsbook.labels import SameKind
 
 # %% auto #0
-__all__ = ['DATASETS', 'Dataset', 'digits', 'prototypes', 'load', 'holdout']
+__all__ = ['DATASETS', 'load', 'holdout', 'Row', 'listing', 'verify', 'get', 'Dataset', 'cifar10h', 'digits', 'given_labels',
+           'prototypes']
 
-# %% ../nbs/15_data.ipynb #82fd2f2c
-def _check_images(images: Tensor, part: str) -> None:
-    if not isinstance(images, torch.Tensor):
-        kind = type(images).__name__
-        raise TypeError(f"{part} images must be a tensor, got {kind}")
-    if images.dtype not in (torch.uint8, torch.float32):
-        kind = images.dtype
-        raise TypeError(f"{part} images must be uint8 or float32, got {kind}")
-    if images.ndim != 4 or not images.numel():
-        shape = tuple(images.shape)
-        raise ValueError(f"{part} images must be N x C x H x W, got {shape}")
-    low, high = (x.item() for x in images.aminmax())
-    if images.dtype == torch.float32 and not 0 <= low <= high <= 1:
-        span = f"{low:g} to {high:g}"
-        raise ValueError(f"{part} float images must lie in [0, 1], got {span}")
-
-
-def _check_part(images: Tensor, labels: Tensor, k: int, part: str) -> None:
-    _check_images(images, part)
-    as_labels(labels, k)
-    if getattr(labels, "dtype", None) != torch.int64:
-        raise TypeError(f"{part} labels must be an int64 tensor")
-    if len(images) != len(labels):
-        sizes = f"{len(images)} and {len(labels)}"
-        raise ValueError(f"{part} images and labels must pair up, got {sizes}")
-
-
-def _check_agree(train: Tensor, test: Tensor) -> None:
-    if (train.shape, train.dtype) != (test.shape, test.dtype):
-        found = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in (train, test))
-        raise ValueError(f"training and test images must agree, got {found}")
-
-# %% ../nbs/15_data.ipynb #e8f0b571
-@dataclass(frozen=True, eq=False, repr=False)
-class Dataset:
-    """Images with their true labels, split into training and test.
-
-    Args:
-        name: what `load` calls it.
-        train_images: shape (N, C, H, W); uint8 in 0..255 as stored, or float32
-            in [0, 1].
-        train_labels: true classes in 0..num_classes - 1, int64, shape (N,).
-        test_images: as train_images, shape (M, C, H, W).
-        test_labels: as train_labels, shape (M,).
-        num_classes: K, at least 2.
-
-    Raises:
-        TypeError, ValueError: parts of the wrong type, shape or range.
-    """
-
-    name: str
-    train_images: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]
-    train_labels: Int64[Tensor, " n"]
-    test_images: UInt8[Tensor, "m c h w"] | Float32[Tensor, "m c h w"]
-    test_labels: Int64[Tensor, " m"]
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        """Refuse parts that do not belong together."""
-        if not isinstance(self.name, str):
-            raise TypeError(f"name must be a string, got {self.name!r}")
-        k = check_int("num_classes", self.num_classes, 2)
-        _check_part(self.train_images, self.train_labels, k, "training")
-        _check_part(self.test_images, self.test_labels, k, "test")
-        _check_agree(self.train_images[0], self.test_images[0])
-
-    def __repr__(self) -> str:
-        """Name and sizes, not the pixels."""
-        size = " x ".join(map(str, self.train_images.shape[1:]))
-        n, m = len(self.train_labels), len(self.test_labels)
-        k = self.num_classes
-        return f"Dataset({self.name}: {n} + {m} images {size}, {k} classes)"
-
-# %% ../nbs/15_data.ipynb #05bbe7a0
-def digits() -> Dataset:
-    """The 1,797 handwritten digits that come with scikit-learn.
-
-    Images are 1 x 8 x 8, float32, sixteenths in [0, 1]. `random_order` with
-    seed 0 puts 1,297 into the training set (122, 125, 125,
-    132, 126, 138, 131, 130, 130, 138 of the classes 0..9) and 500
-    into the test set (56, 57, 52, 51, 55, 44, 50, 49, 44, 42).
-
-    Returns:
-        The data set, on the CPU.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
-
-    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits",
-    UCI Machine Learning Repository, 1998.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        message = "the digits need scikit-learn: pip install scikit-learn"
-        raise ImportError(message) from error
-    images, labels = load_digits(return_X_y=True)
-    order = random_order(len(labels), seed=0)
-    images = torch.from_numpy(images[order] / 16).float().reshape(-1, 1, 8, 8)
-    labels = torch.from_numpy(labels[order]).long()
-    train, test = slice(1297), slice(1297, None)
-    return Dataset(
-        "digits", images[train], labels[train], images[test], labels[test], 10
-    )
-
-# %% ../nbs/15_data.ipynb #5bdf2700
-def prototypes(num_classes: int) -> Dataset:
-    """8,000 made images, 8 x 8, each a class's random picture plus noise.
-
-    Pixels of the pictures and of the noise are standard normal, then brought
-    to [0, 1] by 0.5 + x / 10. 6,000 training images, 2,000 test images,
-    classes equally frequent, the same on every machine.
-
-    Args:
-        num_classes: K, a divisor of 2,000, at least 2.
-
-    Raises:
-        TypeError, ValueError: K is no such number.
-    """
-    k = check_int("num_classes", num_classes, 2)
-    if 2000 % k:
-        raise ValueError(f"num_classes must divide 2,000, got {k}")
-    labels = np.arange(8000) % k
-    pictures = normals(0, k * 64, use="prototypes").reshape(k, 64)
-    noise = normals(0, 8000 * 64, use="samples").reshape(8000, 64)
-    images = np.clip(0.5 + (pictures[labels] + noise) / 10, 0, 1)
-    x = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)
-    y = torch.from_numpy(labels)
-    train, test = slice(6000), slice(6000, None)
-    return Dataset(f"prototypes-{k}", x[train], y[train], x[test], y[test], k)
+# %% ../nbs/15_data.ipynb #56137f57
+_all_ = ["Dataset", "cifar10h", "digits", "given_labels", "prototypes"]
 
 # %% ../nbs/15_data.ipynb #dee5d1e3
 #: Data sets by name: functions without arguments that return a `Dataset`.
@@ -164,6 +37,10 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "digits": digits,
     "prototypes-10": partial(prototypes, 10),
     "prototypes-100": partial(prototypes, 100),
+    "mnist": images.mnist,
+    "fashion_mnist": images.fashion_mnist,
+    "cifar10": images.cifar10,
+    "cifar100": images.cifar100,
 }
 
 
@@ -171,14 +48,17 @@ def load(name: str) -> Dataset:
     """The data set called `name`, one of `DATASETS`.
 
     Args:
-        name: "digits", "prototypes-10" or "prototypes-100".
+        name: "digits", "prototypes-10" and "prototypes-100" are made here;
+            "mnist", "fashion_mnist", "cifar10" and "cifar100" are read from
+            the data folder, and fetched by torchvision the first time.
 
     Returns:
         The data set, on the CPU.
 
     Raises:
-        ValueError: no data set has this name.
+        ValueError: no data set has this name, or its file is altered.
         ImportError: a library that it needs is not installed.
+        ConnectionError: it cannot be fetched; says how to get it.
     """
     if not isinstance(name, str) or name not in DATASETS:
         known = ", ".join(DATASETS)
@@ -226,3 +106,133 @@ def holdout(
     held = apportion(fraction * sizes[None], total, raw[None, n:])[0]
     out = deal(group, np.stack([sizes - held, held], axis=1), raw[:n])
     return tuple(like(np.flatnonzero(out == i), labels) for i in (0, 1))
+
+# %% ../nbs/15_data.ipynb #8712b4f8
+class Row(NamedTuple):
+    "What `listing` says of one entry; `state` is here, absent or altered."
+
+    name: str
+    kind: str
+    state: str
+    bytes: int
+    license: str
+
+
+def listing() -> list[Row]:
+    """What can be had and whether it is here, one row for each name.
+
+    Label files are compared with their checksums; of images only that the
+    files are there and have their size or a whole archive: see `verify`.
+    """
+    return [
+        Row(
+            name,
+            item["kind"],
+            _state(name),
+            item.get("bytes", 0),
+            item["license"],
+        )
+        for name, item in files.registry().items()
+    ]
+
+
+def _state(name: str) -> str:
+    try:
+        _glance(name) if _kind(name) == "images" else verify(name)
+    except FileNotFoundError:
+        return "absent"
+    except ValueError:
+        return "altered"
+    return "here"
+
+# %% ../nbs/15_data.ipynb #fb769193
+def verify(name: str) -> str:
+    """Reads all of `name` and compares it with what is known of it.
+
+    Args:
+        name: a name of `listing`, or one of labels such as "cifar10n-worse".
+
+    Returns:
+        A sentence that says what was compared.
+
+    Raises:
+        FileNotFoundError: it is not here; says how to get it.
+        ValueError: no such name, or it is truncated or altered.
+    """
+    check = {"images": _images, "labels": _labels, "folder": _folder}
+    return check[_kind(name)](_file(name))
+
+
+def get(name: str) -> Path:
+    """Fetches `name` and puts it in the place of what is there.
+
+    Args:
+        name: a name of `listing`, or one of labels such as "cifar10n-worse".
+
+    Returns:
+        The file or folder.
+
+    Raises:
+        FileNotFoundError: a folder that nobody but you can get; says how.
+        ConnectionError, StorageError, ImportError: see `epsbook.files.fetch`.
+    """
+    name = _file(name)
+    if _kind(name) == "images":
+        return images.make_images(name)
+    if _kind(name) == "labels":
+        return files.fetch(name, again=True)
+    _folder(name)
+    return files.data_folder() / files.entry(name)["file"]
+
+# %% ../nbs/15_data.ipynb #d7abc200
+def _file(name: str) -> str:
+    return label_file(name) if name in fixed_labels() else name
+
+
+def _kind(name: str) -> str:
+    return files.entry(_file(name))["kind"]
+
+
+def _absent(name: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name} is not in {files.data_folder()}: run `epsbook data get {name}`"
+    )
+
+
+def _glance(name: str) -> None:
+    "Refuses images whose files are missing, or have the wrong size."
+    paths, item = images.image_files(name), files.entry(name)
+    if not all(path.exists() for path in paths):
+        raise _absent(name)
+    if paths[0].suffix:
+        whole = zipfile.is_zipfile(paths[0])
+    else:
+        whole = sum(path.stat().st_size for path in paths) == item["bytes"]
+    if not whole:
+        files.refuse(files.data_folder() / item["file"], "its size", name)
+
+# %% ../nbs/15_data.ipynb #97d62ca4
+def _images(name: str) -> str:
+    _glance(name)
+    images.checked_arrays(name)
+    if "sha256" in files.entry(name):
+        return f"{name}: the frozen SHA-256 of all four arrays"
+    return f"{name}: shapes and class sizes; no SHA-256 is frozen"
+
+
+def _labels(name: str) -> str:
+    item, folder = files.entry(name), files.data_folder()
+    sets = [x for x in fixed_labels() if label_file(x) == name]
+    packed = "idn" if "instance" in name else name
+    if not any((folder / x).exists() for x in (item["file"], f"{packed}.npz")):
+        raise _absent(name)
+    for each in sets:
+        given_labels(each)
+    if not sets:
+        cifar10h()
+    return f"{name}: the frozen SHA-256 of {', '.join(sets) or 'the votes'}"
+
+
+def _folder(name: str) -> str:
+    found = getattr(folders, name)()
+    return f"{found}: lists, and some of the files"

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import pickle
 import subprocess
 import sys
 
@@ -12,8 +13,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epsbook.data import DATASETS, Dataset, digits, holdout, load
+from epsbook import files
+from epsbook.data import (
+    DATASETS,
+    Dataset,
+    cifar10h,
+    digits,
+    get,
+    given_labels,
+    holdout,
+    listing,
+    load,
+    verify,
+)
+from epsbook.given import label_file, read_labels
+from epsbook.images import array_sha256, image_files
 from epsbook.noise import NoiseSpec, label_sha256
+from epsbook.transition import fixed_labels
 
 FROZEN = {  # the digits, never to change
     "train_images": "c0877faf2fcebc1cc8b95bd24dbb52bd164fe1a619f61789f4fa7d6858e0ab14",
@@ -111,9 +127,11 @@ def test_a_missing_library_is_named(monkeypatch):
         load("digits")
 
 
-def test_importing_needs_no_scikit_learn():
-    code = "import sys, epsbook.data; sys.exit('sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def test_importing_needs_torch_and_numpy_only():
+    code = "import sys, epsbook.data; print(*sys.modules)"
+    run = [sys.executable, "-c", code]
+    loaded = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert not {"sklearn", "torchvision", "pooch", "PIL"} & {*loaded.stdout.split()}
 
 
 @pytest.mark.parametrize("name", ["cifar", "Digits", "", None, 3, ["digits"]])
@@ -314,3 +332,196 @@ def test_labels_and_seeds_that_are_none():
         holdout(np.zeros((5, 2), int), 0.5, seed=0)
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         holdout(np.arange(30), 0.5, seed=-1)
+
+
+# Given labels ----------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "An empty data folder, and no way to fetch anything."
+    monkeypatch.setenv("EPSBOOK_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    return tmp_path
+
+
+def known(monkeypatch, name, labels, path=None):
+    "Makes `labels` the frozen ones of `name`, and `path` the released file."
+    fixed = {name: {"sha256": label_sha256(labels)}}
+    for module in ("given", "data"):
+        monkeypatch.setattr(f"epsbook.{module}.fixed_labels", lambda: fixed)
+    if path:
+        items = files.registry()
+        content = path.read_bytes()
+        items[label_file(name)] |= {
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        monkeypatch.setattr(files, "registry", lambda: items)
+
+
+def test_labels_of_people_from_the_release(folder, monkeypatch):
+    labels, path = np.arange(6) % 4, folder / "CIFAR-10_human.pt"
+    torch.save({"worse_label": labels, "clean_label": labels * 0}, path)
+    known(monkeypatch, "cifar10n-worse", labels, path)
+    found = given_labels("cifar10n-worse")
+    assert found.dtype == torch.int64 and found.tolist() == labels.tolist()
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="run `epsbook data get cifar10n`"):
+        given_labels("cifar10n-worse")
+
+
+def test_instance_labels_from_the_release(folder, monkeypatch):
+    path = folder / "cifar10_dependent_0.2.json"
+    path.write_text("[3, 1, 2]")
+    known(monkeypatch, "cifar10-instance-20", np.array([3, 1, 2]), path)
+    assert given_labels("cifar10-instance-20").tolist() == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "name, archive, key",
+    [
+        ("cifar10n-random2", "cifar10n.npz", "random_label2"),
+        ("cifar100n-fine", "cifar100n.npz", "noisy_label"),
+        ("cifar100-instance-60", "idn.npz", "cifar100_idn_0.6"),
+    ],
+)
+def test_labels_from_an_archive(folder, monkeypatch, name, archive, key):
+    labels = np.array([5, 0, 5], np.int8)
+    np.savez(folder / archive, **{key: labels})
+    known(monkeypatch, name, labels)
+    assert given_labels(name).tolist() == [5, 0, 5]
+    np.savez(folder / archive, **{key: labels[::-1] + 1})
+    with pytest.raises(ValueError, match=rf"{archive} is truncated or altered"):
+        given_labels(name)
+    np.savez(folder / archive, other=labels)
+    with pytest.raises(ValueError, match=rf"{archive} is truncated or altered"):
+        given_labels(name)
+
+
+def test_a_release_replaces_a_bad_archive(folder, monkeypatch):
+    (folder / "cifar10n.npz").write_bytes(b"bad")
+    labels, path = np.arange(3), folder / "CIFAR-10_human.pt"
+    torch.save({"aggre_label": labels}, path)
+    known(monkeypatch, "cifar10n-aggre", labels, path)
+    assert given_labels("cifar10n-aggre").tolist() == [0, 1, 2]
+
+
+def test_a_pickle_of_anything_else_is_not_run(folder):
+    class Rude:
+        def __reduce__(self):
+            return (folder / "was here").touch, ()
+
+    torch.save({"worse_label": Rude()}, folder / "labels.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        read_labels(folder / "labels.pt")
+    np.save(folder / "labels.npy", np.array([Rude()]), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_labels(folder / "labels.npy")
+    assert not (folder / "was here").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10n", "cifar10n-best", "", None])
+def test_unknown_labels_list_the_known(name):
+    with pytest.raises(ValueError, match=r"one of cifar10n-aggre, .*, got"):
+        given_labels(name)
+
+
+@pytest.mark.parametrize("call", [cifar10h, lambda: given_labels("cifar10n-worse")])
+def test_labels_that_must_be_fetched(folder, call):
+    with pytest.raises(ImportError, match="pip install pooch"):
+        call()
+
+
+def test_votes(folder, monkeypatch):
+    votes = np.arange(20).reshape(2, 10)
+    np.savez(folder / "cifar10h.npz", counts=votes.astype(np.int8))
+    with pytest.raises(ValueError, match=r"cifar10h\.npz .*other votes"):
+        cifar10h()
+    items = files.registry()
+    items["cifar10h"]["votes"] = array_sha256(votes)
+    monkeypatch.setattr(files, "registry", lambda: items)
+    assert cifar10h().dtype == torch.int64 and cifar10h().tolist() == votes.tolist()
+
+
+# What is here ----------------------------------------------------------------
+
+
+def test_in_an_empty_folder_all_is_absent(folder):
+    rows = listing()
+    assert [row.name for row in rows] == list(files.registry())
+    assert {row.state for row in rows} == {"absent"}
+    assert {row.kind for row in rows} == {"images", "labels", "folder"}
+    assert all(row.license for row in rows)
+
+
+@pytest.mark.parametrize("name", files.registry())
+def test_verify_says_how_to_get_what_is_absent(folder, name):
+    with pytest.raises(FileNotFoundError) as caught:
+        verify(name)
+    kind = files.entry(name)["kind"]
+    fix = files.entry(name)["by_hand"] if kind == "folder" else f"data get {name}`"
+    assert fix in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_what_is_altered_is_seen_at_a_glance(folder):
+    (folder / "cifar10.npz").write_bytes(b"bad")
+    (folder / "cifar10h-counts.npy").write_bytes(b"bad")
+    (folder / "cifar10n.npz").write_bytes(b"bad")
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in image_files("mnist"):
+        path.touch()
+    found = {row.name for row in listing() if row.state == "altered"}
+    assert found == {"cifar10", "cifar10h", "cifar10n", "mnist"}
+
+
+def test_get_goes_where_the_data_are(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "epsbook.files.fetch", lambda *a, **k: seen.append((a, k)) or "p"
+    )
+    monkeypatch.setattr("epsbook.images.make_images", lambda *a: seen.append(a) or "q")
+    assert (get("cifar10n-worse"), get("mnist")) == ("p", "q")
+    assert seen == [(("cifar10n",), {"again": True}), ("mnist",)]
+    with pytest.raises(FileNotFoundError, match="ask its authors"):
+        get("clothing1m")
+    with pytest.raises(ValueError, match="no file 'cifar'; known: mnist"):
+        get("cifar")
+
+
+# Real data -------------------------------------------------------------------
+
+
+def real(name):
+    "Skips unless `name` is in the data folder."
+    if {row.name: row.state for row in listing()}[name] == "absent":
+        pytest.skip(f"EPSBOOK_DATA does not hold {name}")
+
+
+@pytest.mark.parametrize("name", fixed_labels())
+def test_real_labels(name):
+    real(label_file(name))
+    given, about = given_labels(name), fixed_labels()[name]
+    assert given.shape == (50_000,) and given.max() < about["classes"]
+
+
+@pytest.mark.parametrize("name", ["cifar10n-worse", "cifar10-instance-40"])
+def test_real_labels_belong_to_the_images(name):
+    real(label_file(name))
+    real("cifar10")
+    with np.load(image_files("cifar10")[0]) as archive:
+        true = archive["train_labels"]
+    given = NoiseSpec.fixed(name).corrupt(true, 10, 0, given=given_labels(name))
+    assert (given != true).sum() == fixed_labels()[name]["wrong"]
+
+
+def test_real_votes_belong_to_the_images():
+    real("cifar10h")
+    real("cifar10")
+    with np.load(image_files("cifar10")[0]) as archive:
+        true = torch.from_numpy(archive["test_labels"])
+    votes = cifar10h()
+    assert votes.shape == (10_000, 10) and votes.sum() == 511_000
+    assert (votes.argmax(1) == true).float().mean() > 0.99
