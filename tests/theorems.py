@@ -541,6 +541,74 @@ def tie(mutant=False, drop=""):
     return wrong, total, None
 
 
+@check(
+    "Theorem 15.1",
+    "agreement falls short by u to v times the errors",
+    "the mean lead for the largest",
+    "labels depend on the class only (errors in common)",
+)
+def shortfall(mutant=False, drop=""):
+    wrong = total = ratio = 0
+    for k in (2, 3, 10):
+        T = random_transitions(N, k, seed=k)[:, 0]
+        c = random_distributions(N, k * k, generator=generator(1)).reshape(N, k, k)
+        off = ~torch.eye(k, dtype=torch.bool)
+        lead = T.diagonal(dim1=1, dim2=2)[..., None] - T
+        one = torch.where(off, lead, -9).flatten(1).argmax(1)
+        one = torch.nn.functional.one_hot(one, k * k).reshape(N, k, k).double()
+        half = torch.arange(N)[:, None, None] % 2 == 0  # one kind of error only
+        certain = torch.eye(k).double() / k
+        c = torch.where(half, 0.7 * certain + 0.3 * one, c)
+        agrees = (c * T).sum((1, 2))
+        if drop:  # one answer in five is repeated by whoever gives the label
+            agrees = 0.8 * agrees + 0.2
+            T = 0.8 * T + 0.2 * c / c.sum(-1, keepdim=True)
+            lead = T.diagonal(dim1=1, dim2=2)[..., None] - T
+        errs = 1 - c.diagonal(dim1=1, dim2=2).sum(-1)
+        short = (c.sum(-1) * T.diagonal(dim1=1, dim2=2)).sum(-1) - agrees
+        leads = lead[:, off]
+        least, most = leads.min(-1).values, leads.max(-1).values
+        most = leads.mean(-1) - 1e-6 if mutant else most
+        bad = (short < least * errs - TINY) | (short > most * errs + TINY)
+        wrong, total = wrong + bad.sum(), total + N
+        ratio = max(ratio, (short / (most * errs))[(most > 1e-3) & (errs > 1e-3)].max())
+    return wrong, total, None if mutant or drop else ratio
+
+
+@check(
+    "Proposition 15.2",
+    "only symmetric noise makes agreement a function of accuracy",
+    "only classifiers that are right on the same samples are compared",
+    "every class occurs",
+)
+def only_a_line(mutant=False, drop=""):
+    k, step = 4, 0.01
+    T = random_transitions(N, k, seed=0)[:, 0]
+    rate = 0.1 + 0.6 * torch.rand(N, k, 1, generator=generator(2)).double()
+    rows = (1 - rate) * torch.eye(k) + rate / (k - 1) * (1 - torch.eye(k))
+    even = torch.arange(N)[:, None, None] % 2 == 0  # one value off the diagonal
+    T = torch.where(even, rows, T)
+    size = torch.full((k,), 1 / k).double()
+    if drop:  # all rows alike but that of a class that is not there
+        T = torch.cat([T[:, :1], symmetric(rate[:, 0, 0], k)[:, 1:]], 1)
+        size = torch.tensor([0.0, 1, 1, 1]).double() / (k - 1)
+    base = size[:, None] * (0.7 * torch.eye(k) + 0.3 / (k - 1) * (1 - torch.eye(k)))
+    found = torch.zeros(N, dtype=torch.bool)
+    for i, j, l in itertools.permutations(range(k), 3):
+        moves = [[((i, j), -step), ((i, l), step)]]
+        if not mutant:
+            right = [((i, i), step), ((i, l), -step)]
+            moves.append([*right, ((j, j), -step), ((j, l), step)])
+        for move in moves:
+            other = base.clone()
+            for cell, by in move:
+                other[cell] += by
+            if (other >= 0).all():
+                gap = (T * (other - base)).sum((1, 2))
+                found |= gap.abs() > 1e-12
+    return (~found).sum(), N, None
+
+
 def row(statement):
     "What the table says of one statement."
     function, claim, mutant, drops = CHECKS[statement]
