@@ -183,7 +183,8 @@ def _labels(name: str) -> str:
         given_labels(each)
     if not sets:
         cifar10h()
-    return f"{name}: the frozen SHA-256 of {', '.join(sets) or 'the votes'}"
+    what = f"all {len(sets)} sets of labels" if len(sets) > 1 else "its labels"
+    return f"{name}: the frozen SHA-256 of {what}"
 
 
 def _folder(name: str) -> str:
