@@ -594,11 +594,11 @@ def only_a_line(mutant=False, drop=""):
         size = torch.tensor([0.0, 1, 1, 1]).double() / (k - 1)
     base = size[:, None] * (0.7 * torch.eye(k) + 0.3 / (k - 1) * (1 - torch.eye(k)))
     found = torch.zeros(N, dtype=torch.bool)
-    for i, j, l in itertools.permutations(range(k), 3):
-        moves = [[((i, j), -step), ((i, l), step)]]
+    for i, j, m in itertools.permutations(range(k), 3):
+        moves = [[((i, j), -step), ((i, m), step)]]
         if not mutant:
-            right = [((i, i), step), ((i, l), -step)]
-            moves.append([*right, ((j, j), -step), ((j, l), step)])
+            right = [((i, i), step), ((i, m), -step)]
+            moves.append([*right, ((j, j), -step), ((j, m), step)])
         for move in moves:
             other = base.clone()
             for cell, by in move:
