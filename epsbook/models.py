@@ -6,13 +6,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from .labels import check_int
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Num
+    from torch import Tensor
+
+    Scale = tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]
+
 # %% auto #0
-__all__ = ['MODELS', 'digits_net', 'check_name', 'build']
+__all__ = ['MODELS', 'digits_net', 'published_init', 'mnist_cnn', 'cifar_cnn', 'resnet18', 'resnet34', 'resnet50', 'check_name',
+           'build', 'Prepared']
 
 # %% ../nbs/16_models.ipynb #e3e77ad0
 def _conv(channels_in: int, channels_out: int) -> list[nn.Module]:
@@ -47,9 +57,130 @@ def digits_net(num_classes: int = 10) -> nn.Sequential:
         nn.Linear(128, k),
     )
 
+# %% ../nbs/16_models.ipynb #7d35db17
+def published_init(net: nn.Module) -> nn.Module:
+    """Draw weights as the code of Wang et al. 2024 does; returns `net`.
+
+    Convolutions: He's uniform rule (fan in, ReLU). Linear layers: Glorot's
+    uniform rule. Biases and batch norm stay as PyTorch made them.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        elif isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    return net
+
+
+def _head(size: int, hidden: int, num_classes: int) -> list[nn.Module]:
+    "Linear, batch norm, ReLU, linear."
+    hide = [nn.Linear(size, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
+    return [nn.Flatten(), *hide, nn.Linear(hidden, num_classes)]
+
+# %% ../nbs/16_models.ipynb #9cd98222
+def mnist_cnn(num_classes: int = 10) -> nn.Sequential:
+    """Network for MNIST: conv 32, pool, conv 64, pool, linear 128, linear K.
+
+    420,800 + 129 K parameters, 422,090 for ten classes. Maps images (N, 1, 28,
+    28), as does Fashion-MNIST, to logits (N, K). Source: code of Wang et al.
+    2024.
+
+    Raises:
+        TypeError, ValueError: K is not an integer of at least 2.
+    """
+    k = check_int("num_classes", num_classes, 2)
+    first = [*_conv(1, 32), nn.MaxPool2d(2)]
+    second = [*_conv(32, 64), nn.MaxPool2d(2)]
+    net = nn.Sequential(*first, *second, *_head(64 * 7 * 7, 128, k))
+    return published_init(net)
+
+
+def cifar_cnn(num_classes: int = 10, width: int = 64) -> nn.Sequential:
+    """Eight layers for 32 x 32 color images: six convolutions, two linear.
+
+    Channels w, w, 2w, 2w, 49 w / 16 twice, with pooling after each pair; w =
+    64 has 1,637,224 + 257 K parameters, 1,639,794 for ten classes. Maps (N, 3,
+    32, 32) to logits (N, K). Source: code of Wang et al. 2024.
+
+    Args:
+        num_classes: K, at least 2.
+        width: w, a multiple of 16; the published network has 64.
+
+    Raises:
+        TypeError, ValueError: K or w is no such number.
+    """
+    k, w = (
+        check_int("num_classes", num_classes, 2),
+        check_int("width", width, 16),
+    )
+    if w % 16:
+        raise ValueError(f"width must be a multiple of 16, got {w}")
+    layers, last = [], 3
+    for size in (w, 2 * w, 49 * w // 16):
+        layers += [*_conv(last, size), *_conv(size, size), nn.MaxPool2d(2)]
+        last = size
+    return published_init(nn.Sequential(*layers, *_head(16 * last, 4 * w, k)))
+
+# %% ../nbs/16_models.ipynb #0fcde483
+def _torchvision(name: str, num_classes: int, **options: bool) -> nn.Module:
+    "torchvision's network `name` with untrained weights."
+    k = check_int("num_classes", num_classes, 2)
+    try:
+        from torchvision import models
+    except ImportError as error:
+        message = f"{name} needs torchvision: pip install torchvision"
+        raise ImportError(message) from error
+    return getattr(models, name)(weights=None, num_classes=k, **options)
+
+
+def _small_stem(net: nn.Module) -> nn.Module:
+    "3 x 3 first convolution and no pooling, for 32 x 32 images."
+    net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
+    return published_init(net)
+
+
+def resnet18(num_classes: int = 10) -> nn.Module:
+    """ResNet-18 for 32 x 32 color images; 11,168,832 + 513 K parameters.
+
+    torchvision's blocks, with a 3 x 3 first convolution of stride 1 and no
+    pooling after it. Maps (N, 3, 32, 32) to logits (N, K). Sources: He et al.,
+    CVPR 2016; stem and initial weights as in the code of Wang et al. 2024.
+
+    Raises:
+        ImportError: torchvision is not installed.
+        TypeError, ValueError: K is not an integer of at least 2.
+    """
+    return _small_stem(_torchvision("resnet18", num_classes))
+
+
+def resnet34(num_classes: int = 100) -> nn.Module:
+    """ResNet-34 for 32 x 32 color images; 21,276,992 + 513 K parameters.
+
+    Sources, shapes and errors as for `resnet18`.
+    """
+    return _small_stem(_torchvision("resnet34", num_classes))
+
+
+def resnet50(num_classes: int = 50) -> nn.Module:
+    """ResNet-50 for 224 x 224 color images; 23,508,032 + 2,049 K parameters.
+
+    torchvision's, each block starting as the identity, as in the protocol of
+    Wang et al. 2024 for WebVision. Errors as for `resnet18`.
+    """
+    return _torchvision("resnet50", num_classes, zero_init_residual=True)
+
 # %% ../nbs/16_models.ipynb #0949b123
 #: Networks by name: functions of the number of classes.
-MODELS: dict[str, Callable[[int], nn.Module]] = {"digits_net": digits_net}
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "digits_net": digits_net,
+    "mnist_cnn": mnist_cnn,
+    "cifar_cnn": cifar_cnn,
+    "cifar_cnn_half": partial(cifar_cnn, width=32),
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+}
 
 
 def check_name(name: str) -> str:
@@ -68,7 +199,8 @@ def build(name: str, num_classes: int) -> nn.Module:
     """The network called `name`, one of `MODELS`.
 
     Args:
-        name: "digits_net".
+        name: "digits_net", "mnist_cnn", "cifar_cnn", "cifar_cnn_half" (half
+            as many channels), "resnet18", "resnet34" or "resnet50".
         num_classes: K, at least 2.
 
     Returns:
@@ -77,5 +209,42 @@ def build(name: str, num_classes: int) -> nn.Module:
     Raises:
         TypeError: K is not an integer.
         ValueError: no network has this name, or K below 2.
+        ImportError: a ResNet, and torchvision is not installed.
     """
     return MODELS[check_name(name)](num_classes)
+
+# %% ../nbs/16_models.ipynb #8bc1934b
+class Prepared(nn.Module):
+    """A network with its normalization and precision: pixels in, logits out.
+
+    Args:
+        net: takes standardized images (N, C, H, W), returns logits (N, K).
+        scale: mean and spread of each channel (`epsbook.augment.scaling`).
+        channels_last: the memory format inside.
+        bf16: whether to compute under autocast to bfloat16.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        scale: Scale,
+        *,
+        channels_last: bool = False,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.layout = torch.preserve_format
+        if channels_last:
+            self.layout = torch.channels_last
+        self.net = net.to(memory_format=self.layout)
+        self.bf16 = bf16
+        self.register_buffer("mean", scale[0])
+        self.register_buffer("spread", scale[1])
+
+    def forward(self, x: Num[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Logits of images as the data set stores them."""
+        x = (x - self.mean) / self.spread
+        if self.layout is torch.channels_last:
+            x = x.contiguous(memory_format=self.layout)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            return self.net(x)

@@ -6,160 +6,232 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
 from . import data, losses, models, noise
-from .labels import check_int
-from .losses.inputs import check_number
+from .augment import Moves, augmented, draw_moves, windows
+from epsbook.checkpoint import (
+    freeze,
+    load_checkpoint,
+    save_checkpoint,
+    thaw,
+    weights_sha256,
+)
+from .graphs import Graphed
 from .losses.recipes import build_loss
-from .record import hardware, scale, settings, versions
+from epsbook.measure import (
+    Split,
+    accuracies,
+    corrupted,
+    measure,
+    predict,
+    recall,
+    split,
+    standardize,
+)
+from .progress import epochs_left, explain_failure
+from .models import Prepared
+from .protocol import Protocol, protocol_for
+from .record import hardware, records, scale, settings, versions
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
-    from torch import Tensor, nn
+    from pathlib import Path
+
+    from jaxtyping import Float, Int64, Num, Shaped
+    from torch import Tensor
 
 # %% auto #0
-__all__ = ['Protocol', 'predict', 'standardize', 'fit', 'accuracies', 'run']
+__all__ = ['fit', 'run', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for', 'records', 'standardize']
 
-# %% ../nbs/17_training.ipynb #90bda71c
-@dataclass(frozen=True)
-class Protocol:
-    """How a network is trained: SGD, cosine schedule to 0, gradient clipping.
+# %% ../nbs/17_training.ipynb #3fef4e99
+_all_ = [
+    "Protocol",
+    "Prepared",
+    "accuracies",
+    "predict",
+    "protocol_for",
+    "records",
+    "standardize",
+]
 
-    Args:
-        network: name for `epsbook.models.build`.
-        epochs: passes over the training part.
-        batch_size: samples a step.
-        lr, momentum, weight_decay: of `torch.optim.SGD`; lr at the start.
-        clip: largest L2 norm of the whole gradient; `math.inf` for none.
-        validation: share of the noisy training set held out, 0.001 to 0.999.
-    """
+# %% ../nbs/17_training.ipynb #8dab7260
+@dataclass
+class _Run:
+    "All that changes while a network is trained, and what it is trained on."
 
-    network: str
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    clip: float
-    validation: float
+    protocol: Protocol
+    net: Prepared
+    loss: losses.Loss
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    order: torch.Generator
+    images: Shaped[Tensor, "n ..."]
+    labels: Int64[Tensor, " n"]
+    moves: Moves
+    step: Callable = None
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+    seconds: float = 0.0
 
-    def __post_init__(self) -> None:
-        models.check_name(self.network)
-        for name in ("epochs", "batch_size"):
-            check_int(name, getattr(self, name), least=1)
-        for name in ("lr", "weight_decay"):
-            check_number(name, getattr(self, name), "[0, inf)")
-        check_number("momentum", self.momentum, "[0, 1)")
-        if self.clip != math.inf:
-            check_number("clip", self.clip, "(0, inf)")
-        check_number("validation", self.validation, "(0, 1)")
+# %% ../nbs/17_training.ipynb #9c4d5618
+def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
+    "A run before its first step."
+    device = s.y.device
+    torch.manual_seed(seed)
+    net = Prepared(
+        models.build(protocol.network, s.num_classes),
+        s.scale,
+        channels_last=protocol.channels_last,
+        bf16=protocol.precision == "bf16",
+    ).to(device)
+    images = windows(s.x, protocol.crop) if protocol.crop else s.x
+    moves = draw_moves(len(s.y), protocol, torch.Generator()).to(device)
+    order = torch.Generator().manual_seed(seed)
+    parts = protocol, net, loss.to(device), *_optimizer(net, protocol, device)
+    run = _Run(*parts, order, images, s.y, moves)
+    run.step = partial(_step, run)
+    if device.type == "cuda":
+        run.step = Graphed(run.step, protocol.batch_size)
+    return run
 
-# %% ../nbs/17_training.ipynb #49083b2b
-def _epoch(
-    net: nn.Module,
-    loss: losses.Loss,
-    x: Float[Tensor, "n c h w"],
-    y: Int[Tensor, " n"],
-    optimizer: torch.optim.Optimizer,
-    protocol: Protocol,
-    order: torch.Generator,
-) -> float:
-    "One pass over (x, y) in random order; the mean training loss."
-    net.train()
-    total = torch.zeros((), device=x.device)
-    shuffled = torch.randperm(len(x), generator=order).to(x.device)
-    for batch in shuffled.split(protocol.batch_size):
-        value = loss(net(x[batch]), y[batch])
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), protocol.clip)
-        optimizer.step()
-        total += value.detach() * len(batch)
-    return float(total) / len(x)
+# %% ../nbs/17_training.ipynb #23703e80
+def _optimizer(net: nn.Module, protocol: Protocol, device: torch.device):
+    "SGD and its cosine schedule."
+    cuda = device.type == "cuda"
+    # A tensor, because a recorded step would keep a number as it was.
+    lr = torch.tensor(protocol.lr, device=device) if cuda else protocol.lr
+    decay = protocol.weight_decay
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr,
+        protocol.momentum,
+        weight_decay=decay,
+        fused=cuda or None,
+    )
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR
+    return optimizer, cosine(optimizer, protocol.epochs)
+
+# %% ../nbs/17_training.ipynb #8b7505af
+def _step(run: _Run, batch: Int64[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+    "One update on these images; the loss and the norm of the gradient."
+    run.optimizer.zero_grad(set_to_none=True)
+    logits = run.net(augmented(run.images, batch, run.moves))
+    value = run.loss(logits, run.labels[batch], index=batch)
+    value.backward()
+    norm = nn.utils.clip_grad_norm_(run.net.parameters(), run.protocol.clip)
+    run.optimizer.step()
+    return value.detach(), norm
+
+# %% ../nbs/17_training.ipynb #81e5d262
+def _epoch(run: _Run) -> float:
+    "One pass over the images in random order; the mean training loss."
+    run.net.train()
+    n, device = len(run.labels), run.labels.device
+    order = torch.randperm(n, generator=run.order).to(device)
+    run.moves.copy_(draw_moves(n, run.protocol, run.order))
+    batches = order.split(run.protocol.batch_size)
+    log = torch.zeros(2, len(batches), device=device)
+    for i, batch in enumerate(batches):
+        log[0, i], log[1, i] = run.step(batch)
+    values, norms = log.double().cpu()  # the one wait for the device
+    explain_failure(values, norms, batches, len(run.rows), run.protocol)
+    sizes = torch.tensor([len(batch) for batch in batches])
+    return float(values @ sizes.double()) / n
+
+# %% ../nbs/17_training.ipynb #e9fba470
+def _parts(run: _Run) -> list:
+    "What a checkpoint holds the state of."
+    return [run.net, run.loss, run.optimizer, run.schedule]
 
 
-@torch.no_grad()
-def predict(net: nn.Module, x: Float[Tensor, "n c h w"]) -> Int[Tensor, " n"]:
-    "Predicted class of each image, (n,), in evaluation mode."
-    net.eval()
-    return torch.cat([net(part).argmax(1) for part in x.split(1024)])
+def _generators(run: _Run) -> list[torch.Generator]:
+    "Generators that the run draws from, besides torch's own."
+    parts = (getattr(m, "generator", None) for m in run.loss.modules())
+    found = [g for g in parts if isinstance(g, torch.Generator)]
+    return [run.order, *found]
 
+# %% ../nbs/17_training.ipynb #abc1c390
+def _train(
+    run: _Run,
+    s: Split,
+    about: dict,
+    label: str,
+    file: str | Path | None,
+    watch: Callable[[list], None] | None,
+) -> None:
+    "All epochs that are left; after each, a checkpoint."
+    state = load_checkpoint(file, about) if file else None
+    if state:
+        thaw(_parts(run), _generators(run), state["frozen"])
+        run.rows, run.seconds = state["rows"], state["seconds"]
+    for bar in epochs_left(len(run.rows), run.protocol.epochs, label):
+        start = time.perf_counter()
+        row = {"train_loss": round(_epoch(run), 6)}
+        run.schedule.step()
+        run.rows.append(row | measure(run.net, s))
+        run.seconds += time.perf_counter() - start
+        bar.set_postfix(test=f"{run.rows[-1]['test']:.3f}", refresh=False)
+        if file:
+            state = {"rows": run.rows, "seconds": run.seconds}
+            state["frozen"] = freeze(_parts(run), _generators(run))
+            save_checkpoint(file, about, state)
+        if watch:
+            watch(run.rows)
 
-def _share(hits: Bool[Tensor, " n"]) -> float | None:
-    "Share of hits to six decimals; None if there is nothing to share."
-    return round(float(hits.float().mean()), 6) if hits.numel() else None
-
-# %% ../nbs/17_training.ipynb #39365591
-def standardize(
-    train: Float[Tensor, "n c h w"], test: Float[Tensor, "t c h w"]
-) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "t c h w"]]:
-    "Both sets, shifted and scaled so that `train` has mean 0, deviation 1."
-    if train.dtype == torch.uint8:
-        train, test = train / 255, test / 255
-    mean = train.mean((0, 2, 3), keepdim=True)
-    spread = train.std((0, 2, 3), keepdim=True).clamp_min(1e-4)
-    return (train - mean) / spread, (test - mean) / spread
-
-# %% ../nbs/17_training.ipynb #e4516b43
-@dataclass(frozen=True)
-class _Split:
-    "What a run uses, on its device: trained on, held out (both noisy), test."
-
-    num_classes: int
-    x: Float[Tensor, "n c h w"]
-    y: Int[Tensor, " n"]
-    wrong: Bool[Tensor, " n"]
-    x_held: Float[Tensor, "v c h w"]
-    y_held: Int[Tensor, " v"]
-    x_test: Float[Tensor, "t c h w"]
-    y_test: Int[Tensor, " t"]
-
-    @classmethod
-    def of(
-        cls,
-        d: data.Dataset,
-        given: Tensor,
-        share: float,
-        seed: int,
-        device: str,
-    ) -> _Split:
-        kept, held = (
-            torch.as_tensor(i) for i in data.holdout(given, share, seed)
+# %% ../nbs/17_training.ipynb #dadd4082
+def _check(loss: losses.Loss, n: int, protocol: Protocol) -> None:
+    "Refuse what cannot be trained."
+    if loss.reduction != "mean":
+        raise ValueError(f'reduction must be "mean", got {loss.reduction!r}')
+    if n % protocol.batch_size == 1:
+        raise ValueError(
+            f"the last batch would hold one of {n} images, too few for batch "
+            f"norm: change batch_size ({protocol.batch_size}) or validation"
         )
-        x, x_test = standardize(d.train_images, d.test_images)
-        wrong = given != d.train_labels
-        parts = x[kept], given[kept], wrong[kept], x[held], given[held]
-        parts = (*parts, x_test, d.test_labels)
-        return cls(d.num_classes, *(part.to(device) for part in parts))
 
-# %% ../nbs/17_training.ipynb #fe6ee44a
-def _measure(net: nn.Module, split: _Split) -> dict[str, float | None]:
-    "The four accuracies."
-    hit = predict(net, split.x) == split.y
+
+def _about(
+    d: data.Dataset,
+    spec: noise.NoiseSpec,
+    loss: losses.Loss,
+    protocol: Protocol,
+    seed: int,
+    given: Int64[Tensor, " n"],
+) -> dict[str, Any]:
+    "What is known of a run before it begins."
+    used = slice(protocol.samples)
+    rate = noise.realized_rate(d.train_labels[used], given[used])
     return {
-        "test": _share(predict(net, split.x_test) == split.y_test),
-        "validation": _share(predict(net, split.x_held) == split.y_held),
-        "fit_clean": _share(hit[~split.wrong]),
-        "memorized": _share(hit[split.wrong]),
+        "dataset": d.name,
+        "loss": repr(loss),
+        "noise": spec.to_dict(),
+        "realized_rate": rate,
+        "label_sha256": noise.label_sha256(given),
+        "protocol": protocol.to_dict(),
+        "seed": seed,
     }
 
-# %% ../nbs/17_training.ipynb #080be513
-def _recall(net: nn.Module, split: _Split) -> list[float | None]:
-    "Test accuracy on each class."
-    hit = predict(net, split.x_test) == split.y_test
-    classes = range(split.num_classes)
-    return [_share(hit[split.y_test == k]) for k in classes]
+# %% ../nbs/17_training.ipynb #f4480e13
+def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
+    "What is known when it has ended."
+    curves = {key: [row[key] for row in run.rows] for key in run.rows[0]}
+    return {
+        "accuracy": accuracies(curves),
+        "recall": recall(run.net, s),
+        "curves": curves,
+        "weights_sha256": weights_sha256(run.net.state_dict()),
+        "seconds": round(run.seconds, 2),
+        "hardware": hardware(device),
+        "versions": versions(),
+    }
 
-# %% ../nbs/17_training.ipynb #e6a4b5f0
+# %% ../nbs/17_training.ipynb #f9f385f6
 def fit(
     d: data.Dataset,
     spec: noise.NoiseSpec,
@@ -168,90 +240,47 @@ def fit(
     seed: int,
     device: str | None = None,
     label: str = "",
+    *,
+    checkpoint: str | Path | None = None,
+    watch: Callable[[list], None] | None = None,
 ) -> dict:
     """Trains on labels corrupted by `spec`; returns the record of the run.
 
-    `seed` draws the labels, the split, the weights and the order of batches;
-    `device` is "cuda" if there is one; `label` stands at the progress bar.
+    Args:
+        d: images with their true labels.
+        spec: what is done to the training labels.
+        loss: with reduction "mean".
+        protocol: how the network is trained.
+        seed: draws the labels, the split, the weights and the batches.
+        device: "cuda" if there is one, else "cpu".
+        label: stands at the progress bar.
+        checkpoint: written after each epoch; a run that finds it goes on
+            from there, to the same weights bit for bit.
+        watch: called after each epoch with all measurements so far.
 
     Raises:
-        ValueError: the loss is no mean. FloatingPointError: it became NaN.
+        ValueError: the loss is no mean; a batch of one; another's checkpoint.
+        FloatingPointError: loss or gradient is not finite; says where.
     """
-    if loss.reduction != "mean":
-        raise ValueError(f'reduction must be "mean", got {loss.reduction!r}')
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    given = spec.corrupt(d.train_labels, d.num_classes, seed)
-    split = _Split.of(d, given, protocol.validation, seed, device)
-    start = time.perf_counter()
-    curves, recall = _curves(split, loss.to(device), protocol, seed, label)
-    return {
-        "dataset": d.name,
-        "loss": repr(loss),
-        "noise": spec.to_dict(),
-        "realized_rate": noise.realized_rate(d.train_labels, given),
-        "label_sha256": noise.label_sha256(given),
-        "protocol": asdict(protocol),
-        "seed": seed,
-        "accuracy": accuracies(curves),
-        "recall": recall,
-        "curves": curves,
-        "seconds": round(time.perf_counter() - start, 2),
-        "hardware": hardware(device),
-        "versions": versions(),
-    }
+    given = corrupted(d, spec, seed)
+    s = split(d, given, protocol, seed, device)
+    _check(loss, len(s.y), protocol)
+    about = _about(d, spec, loss, protocol, seed, given)
+    gpus = [torch.device(device)] if device.startswith("cuda") else []
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True)
+    with torch.random.fork_rng(gpus), exact:
+        run = _start(s, loss, protocol, seed)
+        _train(run, s, about, label, checkpoint, watch)
+        return about | _outcome(run, s, device)
 
-# %% ../nbs/17_training.ipynb #ca501087
-def _curves(
-    split: _Split, loss: losses.Loss, protocol: Protocol, seed: int, label: str
-) -> tuple[dict[str, list], list]:
-    "The curves of a run, and the last network's accuracy on each class."
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = models.build(protocol.network, split.num_classes)
-    net.to(split.x.device)
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        protocol.lr,
-        protocol.momentum,
-        weight_decay=protocol.weight_decay,
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, protocol.epochs
-    )
-    order = torch.Generator().manual_seed(seed)
-    rows: list[dict[str, float | None]] = []
-    for epoch in (bar := _bar(protocol.epochs, label)):
-        value = _epoch(net, loss, split.x, split.y, optimizer, protocol, order)
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"training loss is {value} in epoch {epoch + 1}: lower the "
-                f"learning rate ({protocol.lr:g}) or the gradient clip"
-            )
-        schedule.step()
-        rows.append({"train_loss": round(value, 6)} | _measure(net, split))
-        bar.set_postfix(test=f"{rows[-1]['test']:.3f}", refresh=False)
-    curves = {key: [r[key] for r in rows] for key in rows[0]}
-    return curves, _recall(net, split)
-
-
-def _bar(epochs: int, label: str) -> tqdm:
-    "Progress over epochs: shown in terminals and notebooks, silent in logs."
-    notebook = "ipykernel" in sys.modules and "TQDM_DISABLE" not in os.environ
-    return tqdm(range(epochs), label, disable=False if notebook else None)
-
-# %% ../nbs/17_training.ipynb #c164880f
-def accuracies(curves: dict[str, list[float]]) -> dict[str, float]:
-    "Test accuracy: last, best, and at the epoch noisy validation would choose."
-    test, validation = curves["test"], curves["validation"]
-    return {
-        "last": test[-1],
-        "best": max(test),
-        "validated": test[int(np.argmax(validation))],
-    }
-
-# %% ../nbs/17_training.ipynb #e259fe3a
-def run(name: str, method: str, seed: int, at: str | None = None) -> dict:
+# %% ../nbs/17_training.ipynb #13c48495
+def run(
+    name: str, method: str, seed: int, at: str | None = None, **options: Any
+) -> dict:
     """One run of the experiment `name`: its record, not yet written.
+
+    `options` are those of `fit`.
 
     Raises:
         ValueError: unknown experiment or method; the known ones are listed.
@@ -269,5 +298,5 @@ def run(name: str, method: str, seed: int, at: str | None = None) -> dict:
         build_loss(terms),
         Protocol(**s["protocol"], epochs=s["epochs"]),
         seed,
-        label=f"{method}, seed {seed}",
+        **{"label": f"{method}, seed {seed}"} | options,
     )

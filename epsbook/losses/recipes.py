@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from epsbook.losses.base import Loss
 
 # %% auto #0
-__all__ = ['build_loss', 'Recipe', 'known_recipes', 'recipe']
+__all__ = ['build_loss', 'Recipe', 'known_recipes', 'find_recipe', 'recipe']
 
 # %% ../../nbs/A15_recipes.ipynb #1ed8b5cb
 def build_loss(terms: list[dict]) -> Loss:
@@ -82,6 +82,27 @@ def _rows(entries: Iterable[dict]) -> Iterable[Recipe]:
             )
 
 # %% ../../nbs/A15_recipes.ipynb #f0809ba2
+def find_recipe(
+    method: str,
+    *,
+    dataset: str,
+    noise: str = "symmetric",
+    rate: float | None = None,
+    by: str | None = None,
+) -> Recipe:
+    """The published parameters; arguments and errors as for `recipe`."""
+    found = [r for r in known_recipes() if r.method == method]
+    found = _narrow("method", method, found, known_recipes())
+    for name, value in (("dataset", dataset), ("noise", noise)):
+        fit = [r for r in found if getattr(r, name) == value]
+        found = _narrow(name, value, fit, found)
+    rate = rate if rate is None else check_number("rate", rate, "[0, 1]")
+    found = _narrow("rate", rate, [r for r in found if _holds(r, rate)], found)
+    if by is not None:
+        found = _narrow("by", by, [r for r in found if r.by == by], found)
+    return max(found, key=lambda r: r.by == "paper")
+
+# %% ../../nbs/A15_recipes.ipynb #bfaf0fbf
 def recipe(
     method: str,
     *,
@@ -104,17 +125,8 @@ def recipe(
     Raises:
         ValueError: nothing is published for that; what is, is listed.
     """
-    found = [r for r in known_recipes() if r.method == method]
-    found = _narrow("method", method, found, known_recipes())
-    for name, value in (("dataset", dataset), ("noise", noise)):
-        fit = [r for r in found if getattr(r, name) == value]
-        found = _narrow(name, value, fit, found)
-    rate = rate if rate is None else check_number("rate", rate, "[0, 1]")
-    found = _narrow("rate", rate, [r for r in found if _holds(r, rate)], found)
-    if by is not None:
-        found = _narrow("by", by, [r for r in found if r.by == by], found)
-    best = max(found, key=lambda r: r.by == "paper")
-    return build_loss(best.terms)
+    found = find_recipe(method, dataset=dataset, noise=noise, rate=rate, by=by)
+    return build_loss(found.terms)
 
 # %% ../../nbs/A15_recipes.ipynb #b48448fb
 def _holds(entry: Recipe, rate: float | None) -> bool:
