@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from .files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,18 +33,12 @@ def save_checkpoint(
         path: file; its folder is made.
         about: what the run is, in strings, numbers, lists and dicts.
         state: tensors, numbers, strings, lists and dicts.
+
+    Raises:
+        OSError: the folder is full, closed, or no folder.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            torch.save({"about": json.dumps(about), "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    held = {"about": json.dumps(about), "state": state}
+    write_atomic(path, lambda file: torch.save(held, file))
 
 # %% ../nbs/A19_checkpoint.ipynb #ab95ffbe
 def _check_same(path: Path, before: dict, about: dict) -> None:

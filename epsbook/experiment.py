@@ -16,13 +16,53 @@ from .record import scale
 from .train import fit
 
 # %% auto #0
-__all__ = ['run_recipe']
+__all__ = ['check_names', 'record_name', 'run_recipe']
 
 # %% ../nbs/A28_experiment.ipynb #d8318309
 def _terms(method: str, dataset: str, spec: NoiseSpec) -> list[dict]:
     "Terms of the published loss."
     kind, rate = recipe_noise(spec)
     return find_recipe(method, dataset=dataset, noise=kind, rate=rate).terms
+
+
+def _tagged(method: str, changes: dict[str, Any]) -> str:
+    "Name of a method whose protocol was changed."
+    return method + "".join(f"@{k}={v}" for k, v in sorted(changes.items()))
+
+
+def check_names(
+    dataset: str, noise_text: str, method: str, recipe_of: str | None
+) -> None:
+    """Refuses names that `run_recipe` would refuse, without loading data.
+
+    Raises:
+        ValueError: something has no such name; the known ones are listed.
+    """
+    if dataset not in data.DATASETS:
+        known = ", ".join(data.DATASETS)
+        raise ValueError(f"no data set {dataset!r}; known: {known}")
+    try:
+        spec = named_noise(noise_text, dataset)
+        _terms(method, recipe_of or dataset, spec)
+    except ValueError as error:
+        hint = "no recipe for dataset" in str(error)
+        hint = "; name one with --recipe" if hint else ""
+        raise ValueError(f"{error}{hint}") from None
+
+
+def record_name(
+    dataset: str,
+    noise_text: str,
+    method: str,
+    seed: int,
+    at: str | None = None,
+    *,
+    recipe_of: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> str:
+    """File name, without its end, of the record of `run_recipe`."""
+    name, tagged = run_name(dataset, noise_text), _tagged(method, changes or {})
+    return f"{name}-{tagged}-seed{seed}"
 
 # %% ../nbs/A28_experiment.ipynb #4b2500f3
 def run_recipe(
@@ -55,9 +95,8 @@ def run_recipe(
     spec = named_noise(noise_text, dataset)
     protocol = protocol_for(dataset, at, **changes)
     terms = _terms(method, recipe_of or dataset, spec)
-    tag = "".join(f"@{k}={v}" for k, v in sorted(changes.items()))
-    head = {"experiment": run_name(dataset, noise_text), "method": method + tag}
-    head |= {"scale": at, "terms": terms}
-    options.setdefault("label", f"{dataset} {noise_text} {method}{tag} {seed}")
+    name, tagged = run_name(dataset, noise_text), _tagged(method, changes)
+    head = {"experiment": name, "method": tagged, "scale": at, "terms": terms}
+    options.setdefault("label", f"{dataset} {noise_text} {tagged} {seed}")
     d, loss = data.load(dataset), build_loss(terms)
     return head | fit(d, spec, loss, protocol, seed, **options)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
+
+from .files import watched
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64
@@ -20,18 +21,13 @@ if TYPE_CHECKING:
     from epsbook.protocol import Protocol
 
 # %% auto #0
-__all__ = ['shown', 'epochs_left', 'explain_failure']
+__all__ = ['epochs_left', 'explain_failure']
 
 # %% ../nbs/A26_progress.ipynb #d23b7700
-def shown() -> bool | None:
-    "What tqdm's `disable` should be: False in notebooks, else by terminal."
-    notebook = "ipykernel" in sys.modules and "TQDM_DISABLE" not in os.environ
-    return False if notebook else None
-
-
 def epochs_left(done: int, epochs: int, label: str) -> Iterator[tqdm]:
     "The progress bar, once for each epoch that is left."
-    with tqdm(total=epochs, initial=done, desc=label, disable=shown()) as bar:
+    hidden = not watched() or "TQDM_DISABLE" in os.environ
+    with tqdm(total=epochs, initial=done, desc=label, disable=hidden) as bar:
         for _ in range(done, epochs):
             yield bar
             bar.update()
@@ -82,6 +78,6 @@ def explain_failure(
     images = ", ".join(map(str, batches[i][:3].tolist()))
     raise FloatingPointError(
         f"training loss is {values[i]:g}, gradient norm {norms[i]:g} in epoch "
-        f"{epoch + 1}, step {i + 1} of {len(values)} (training images "
-        f"{images}, ...): {_cause(values, i, protocol.lr)}"
+        f"{epoch + 1}, step {i + 1} of {len(values)} (positions "
+        f"{images}, ... of the training part): {_cause(values, i, protocol.lr)}"
     )

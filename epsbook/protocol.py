@@ -114,8 +114,8 @@ def protocol_for(
         changes: fields of `Protocol` to set otherwise.
 
     Raises:
-        ValueError: no protocol for this data set, or no such scale; the known
-            ones are listed. TypeError: a change that is no field.
+        TypeError, ValueError: no such data set, scale or field, or a value of
+            the wrong type or range; the known ones are listed.
     """
     known, at = _tables(), at or scale()
     if dataset not in known:
@@ -128,5 +128,5 @@ def protocol_for(
     names = [f.name for f in fields(Protocol)]
     for name in changes:
         if name not in names:
-            raise TypeError(f"no field {name!r}; fields: {', '.join(names)}")
+            raise ValueError(f"no field {name!r}; fields: {', '.join(names)}")
     return Protocol(**(shared | table[at] | changes))

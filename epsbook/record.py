@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import tomllib
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +18,14 @@ import numpy as np
 import torch
 
 import epsbook
+from .files import write_atomic
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SCALES', 'scale', 'settings', 'hardware', 'versions', 'write_record', 'read_records', 'records', 'curves']
+__all__ = ['SCALES', 'scale', 'settings', 'hardware', 'versions', 'read_record', 'write_record', 'read_records', 'records',
+           'curves']
 
 # %% ../nbs/A5_records.ipynb #953f286e
 SCALES = ("smoke", "laptop", "paper")
@@ -91,7 +94,12 @@ def versions() -> dict[str, str]:
     }
 
 # %% ../nbs/A5_records.ipynb #6c7bf784
-def _read(file: Path) -> dict:
+def read_record(file: Path) -> dict:
+    """The record in `file`.
+
+    Raises:
+        ValueError: it is none; the message names the file.
+    """
     try:
         record = json.loads(file.read_text("utf-8"))
         return {k: record[k] for k in ("method", "seed", "scale")} | record
@@ -107,40 +115,40 @@ def write_record(record: dict, folder: str | Path) -> Path:
     Raises:
         FileExistsError: a record of another scale has that name.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "{experiment}-{method}-seed{seed}.json".format(**record)
-    if path.exists() and _read(path)["scale"] != record["scale"]:
+    path = Path(folder) / "{experiment}-{method}-seed{seed}.json".format(
+        **record
+    )
+    if path.exists() and read_record(path)["scale"] != record["scale"]:
         raise FileExistsError(
             f"{path} is a record of another scale: choose another folder"
         )
-    part = path.with_suffix(".part")
-    text = json.dumps(record, indent=1, allow_nan=False)
-    part.write_text(text + "\n", "utf-8")
-    part.replace(path)
-    return path
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    return write_atomic(path, lambda file: file.write(text.encode()))
 
 # %% ../nbs/A5_records.ipynb #d56ef46c
 def read_records(name: str, folder: str | Path | None = None) -> list[dict]:
     """Records of the experiment `name`, ordered by method and seed.
 
-    They lie in `folder`; by default, those that came with the book.
+    They lie in `folder`; by default, those that came with the book. A star in
+    `name` stands for anything, as in "mnist_symmetric_*".
 
     Raises:
         FileNotFoundError: there are none; says how to make them.
     """
     where = files("epsbook.results") if folder is None else Path(folder)
     found = [
-        _read(file)
+        read_record(file)
         for file in (where.iterdir() if where.is_dir() else ())
-        if file.name.startswith(f"{name}-") and file.name.endswith(".json")
+        if fnmatchcase(file.name, f"{name}-*.json")
     ]
     if not found:
         raise FileNotFoundError(
             f"no records of {name!r} in {where}: make them with "
             f"`epsbook repeat {name} --out FOLDER`"
         )
-    return sorted(found, key=lambda r: (r["method"], r["seed"]))
+    return sorted(
+        found, key=lambda r: (r["experiment"], r["method"], r["seed"])
+    )
 
 # %% ../nbs/A5_records.ipynb #eecc540e
 def records(name: str, folder: str | Path | None = None) -> pd.DataFrame:
@@ -157,17 +165,18 @@ def records(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         }
         inner = {k: v for t in record["terms"] for k, v in t.items()}
         inner = {k: v for k, v in inner.items() if k not in ("loss", "factor")}
+        inner["noise_rate"] = record["noise"].get("rate", 0.0)
         return plain | inner | record["accuracy"]
 
     return pd.DataFrame([row(r) for r in read_records(name, folder)])
 
 
 def curves(name: str, folder: str | Path | None = None) -> pd.DataFrame:
-    "One row per run and epoch (from 1): method, seed, and each curve's value."
+    "One row per run and epoch (from 1): experiment, method, seed, and curves."
     import pandas as pd
 
     def rows(record: dict) -> pd.DataFrame:
-        run = {k: record[k] for k in ("method", "seed")}
+        run = {k: record[k] for k in ("experiment", "method", "seed")}
         epochs = range(1, len(record["curves"]["test"]) + 1)
         return pd.DataFrame(record["curves"]).assign(epoch=epochs, **run)
 
