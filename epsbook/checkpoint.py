@@ -77,7 +77,7 @@ def load_checkpoint(
         EOFError,
         ValueError,
     ) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or "it is empty").splitlines()[0]
         raise ValueError(
             f"{path} is not a checkpoint ({reason}): delete it or name "
             "another file"

@@ -1,10 +1,25 @@
 """Networks: sizes, shapes, memory formats, and what is refused."""
 
+import itertools
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from epsbook.models import MODELS, build, digits_net
+from epsbook.augment import scaling
+from epsbook.models import (
+    MODELS,
+    Prepared,
+    build,
+    cifar_cnn,
+    digits_net,
+    mnist_cnn,
+    published_init,
+    resnet18,
+    resnet34,
+    resnet50,
+)
 
 
 @pytest.fixture
@@ -80,6 +95,111 @@ def test_it_can_learn_six_labels_by_heart(images):
     assert (net(images).argmax(1) == labels).all()
 
 
+SIZES = {  # published network, K -> parameters
+    mnist_cnn: (420_800, 129),
+    cifar_cnn: (1_637_224, 257),
+    resnet18: (11_168_832, 513),
+    resnet34: (21_276_992, 513),
+    resnet50: (23_508_032, 2_049),
+}
+
+
+@pytest.mark.parametrize("make", SIZES)
+@pytest.mark.parametrize("k", [2, 10, 100])
+def test_published_networks_have_their_parameters(make, k):
+    base, each = SIZES[make]
+    with torch.device("meta"):
+        assert size(make(k)) == base + each * k
+    assert f"{base:,} + {each:,} K" in make.__doc__
+
+
+def test_the_eight_layers_are_the_published_ones():
+    assert size(cifar_cnn()) == 1_639_794 and size(mnist_cnn()) == 422_090
+    shapes = [tuple(p.shape) for p in cifar_cnn().parameters() if p.ndim > 1]
+    channels = [3, 64, 64, 128, 128, 196, 196]
+    convolutions = [(b, a, 3, 3) for a, b in itertools.pairwise(channels)]
+    assert shapes == [*convolutions, (256, 3136), (10, 256)]
+
+
+INPUTS = {"digits_net": (1, 8), "mnist_cnn": (1, 28), "resnet50": (3, 64)}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_network_takes_its_images_in_both_memory_formats(name):
+    channels, side = INPUTS.get(name, (3, 32))
+    torch.manual_seed(0)
+    net, x = build(name, 5).eval(), torch.rand(2, channels, side, side)
+    expected = net(x)
+    assert expected.shape == (2, 5) and expected.isfinite().all()
+    net = net.to(memory_format=torch.channels_last)
+    found = net(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_small_resnets_keep_the_resolution_of_the_first_stage():
+    net, shapes = resnet18(), []
+    net.layer1.register_forward_hook(lambda *x: shapes.append(tuple(x[2].shape)))
+    net(torch.rand(1, 3, 32, 32))
+    assert shapes == [(1, 64, 32, 32)]
+    with torch.device("meta"):
+        assert tuple(resnet34().conv1.weight.shape) == (64, 3, 3, 3)
+
+
+def test_residual_blocks_of_resnet50_start_as_the_identity():
+    net = resnet50(2)
+    assert all(not block.bn3.weight.any() for block in net.layer1)
+
+
+@pytest.mark.parametrize("make", [cifar_cnn, resnet18])
+def test_initial_weights_follow_the_published_rules(make):
+    torch.manual_seed(0)
+    for layer in make(10).modules():
+        if isinstance(layer, nn.Conv2d):
+            bound = (6 / layer.weight[0].numel()) ** 0.5  # He: var 2 / fan in
+        elif isinstance(layer, nn.Linear):
+            bound = (6 / sum(layer.weight.shape)) ** 0.5  # Glorot
+        else:
+            continue
+        w = layer.weight.detach()
+        assert bound * 0.95 < w.abs().max() <= bound
+        assert w.var() == pytest.approx(bound**2 / 3, rel=0.15)
+
+
+def test_published_init_returns_the_network_and_spares_biases():
+    net = digits_net()
+    bias = net[0].bias.clone()
+    assert published_init(net) is net and torch.equal(net[0].bias, bias)
+
+
+@pytest.mark.parametrize("width", [8, 20, 0, -16])
+def test_widths_that_are_none(width):
+    with pytest.raises(ValueError, match="width must be"):
+        cifar_cnn(10, width)
+
+
+def test_without_torchvision_the_error_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ImportError, match="resnet18 needs torchvision: pip install"):
+        resnet18()
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_prepared_networks_take_pixels(bf16, channels_last):
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (20, 3, 32, 32)).byte()
+    net, (mean, spread) = cifar_cnn(4, 16).eval(), scaling(x)
+    expected = net((x - mean) / spread)
+    options = {"bf16": bf16, "channels_last": channels_last}
+    ready = Prepared(net, (mean, spread), **options).eval()
+    found = ready(x)
+    assert found.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    tolerance = 0.1 if bf16 else 1e-4
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)
+    assert {"mean", "spread"} <= set(ready.state_dict())
+    assert (net[0].weight.stride()[1] == 1) == channels_last
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_networks_are_built_by_name(name):
     assert size(build(name, num_classes=7)) == size(MODELS[name](7))
@@ -87,7 +207,9 @@ def test_networks_are_built_by_name(name):
 
 @pytest.mark.parametrize("name", ["resnet", "", None, 3, ["digits_net"]])
 def test_unknown_names_list_the_known(name):
-    with pytest.raises(ValueError, match="name must be one of digits_net, got"):
+    with pytest.raises(
+        ValueError, match=r"name must be one of digits_net, .*, resnet50, got"
+    ):
         build(name, num_classes=10)
 
 
