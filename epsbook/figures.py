@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['INK', 'use_style', 'method_color', 'method_label', 'by_method', 'plot_weight', 'simplex_points', 'draw_simplex',
-           'show']
+           'show', 'live_curve']
 
 # %% ../nbs/A4_figures.ipynb #9bc1d5ec
 INK = "#333333"
@@ -181,6 +182,12 @@ def show(fig: Figure, alt: str) -> None:
     """
     from IPython.display import display
 
+    data, metadata = _drawn(fig, alt)
+    display(data, raw=True, metadata=metadata)
+
+
+def _drawn(fig: Figure, alt: str) -> tuple[dict[str, str], dict]:
+    "What `display` shows of `fig`, which is closed, and its metadata."
     alt = " ".join(alt.split())
     if len(alt) < 30:
         raise ValueError(f"say in a sentence what one sees, got {alt!r}")
@@ -188,4 +195,31 @@ def show(fig: Figure, alt: str) -> None:
     fig.savefig(file, format="svg", metadata={"Date": None})
     mpl.pyplot.close(fig)
     kind = "image/svg+xml"
-    display({kind: file.getvalue()}, raw=True, metadata={kind: {"alt": alt}})
+    return {kind: file.getvalue()}, {kind: {"alt": alt}}
+
+# %% ../nbs/A4_figures.ipynb #e7db5ebd
+def live_curve(
+    *names: str,
+) -> Callable[[list[dict[str, float | None]]], None]:
+    """A figure that grows with a run, for `watch=` of `epsbook.train.fit`.
+
+    Args:
+        names: measurements to draw, such as "test" and "memorized".
+    """
+    from IPython.display import display
+
+    figure = display(display_id=True)
+
+    def watch(rows: list[dict[str, float | None]]) -> None:
+        fig, ax = mpl.pyplot.subplots()
+        for name in names:
+            values = [math.nan if r[name] is None else r[name] for r in rows]
+            ax.plot(range(1, len(rows) + 1), values, ".-", label=name)
+        ax.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+        ax.legend()
+        last = ", ".join(f"{n} {rows[-1][n]}" for n in names)
+        alt = f"A run after {len(rows)} epochs, measured so far: {last}."
+        data, metadata = _drawn(fig, alt)
+        figure.update(data, raw=True, metadata=metadata)
+
+    return watch

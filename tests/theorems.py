@@ -609,6 +609,63 @@ def only_a_line(mutant=False, drop=""):
     return (~found).sum(), N, None
 
 
+@check(
+    "Proposition 16.1",
+    "before batch norm the loss does not see the size of weights; ∇L(cw) = ∇L(w)/c",
+    "∇L(cw) = ∇L(w)",
+    "batch norm follows (none does)",
+)
+def no_size(mutant=False, drop=""):
+    g, batch, inputs, units = generator(16), 8, 3, 2
+    x = torch.randn(N, batch, inputs, generator=g).double()
+    a = torch.randn(N, batch, units, generator=g).double()
+    w = torch.randn(N, inputs, units, generator=g).double()
+    c = 0.5 + 2 * torch.rand(N, 1, 1, generator=g).double()
+
+    def loss(w):
+        w = w.clone().requires_grad_()
+        h = x @ w
+        if not drop:
+            h = (h - h.mean(1, keepdim=True)) / h.std(1, correction=0, keepdim=True)
+        value = (a * torch.tanh(h)).sum((1, 2))
+        return value.detach(), torch.autograd.grad(value.sum(), w)[0]
+
+    (before, slope), (after, scaled) = loss(w), loss(c * w)
+    scale = slope.norm(dim=(1, 2))
+    claimed = slope if mutant else slope / c
+    apart = (scaled - claimed).norm(dim=(1, 2)) > TINY * scale
+    leans = (slope * w).sum((1, 2)).abs() > TINY * scale * w.norm(dim=(1, 2))
+    moves = (after - before).abs() > TINY * before.abs().clamp_min(1)
+    return (apart | leans | moves).sum(), N, None
+
+
+@check(
+    "Proposition 17.2",
+    "the best of T tests on n images adds at most sqrt(ln T / 2n) by chance",
+    "sqrt(ln T / 32n) for sqrt(ln T / 2n)",
+    "images drawn independently of the networks (networks right about them only)",
+)
+def best_by_chance(mutant=False, drop=""):
+    wrong = total = ratio = 0
+    for T, n in ((2, 1), (5, 2), (20, 3)):
+        g, points = generator(T), 4
+        p = random_distributions(N, points, generator=g)
+        right = (torch.rand(N, T, points, generator=g) < 0.5).double()
+        drawn = torch.tensor(list(itertools.product(range(points), repeat=n)))
+        chance = p[:, drawn].prod(-1)  # of each sample of n images
+        deserved = (right * p[:, None]).sum(-1).amax(1)
+        measured = right[:, :, drawn].mean(-1).amax(1)
+        if drop:  # after the images are seen
+            seen = torch.nn.functional.one_hot(drawn, points).amax(1).double()
+            measured, T = torch.ones(()), 1
+            deserved = ((p @ seen.T) * chance).sum(-1)
+        root = math.sqrt(math.log(T) / (32 if mutant else 2) / n)
+        gain = (measured * chance).sum(-1) - deserved
+        wrong, total = wrong + (gain > root + TINY).sum(), total + N
+        ratio = 0 if drop else max(ratio, gain.max() / root)
+    return wrong, total, None if drop or mutant else ratio
+
+
 def row(statement):
     "What the table says of one statement."
     function, claim, mutant, drops = CHECKS[statement]

@@ -1,0 +1,279 @@
+"""Noise and runs by name: what a name means, what is refused, and what a file is called."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from epsbook import data, experiment, noise, record
+from epsbook.losses.recipes import find_recipe, known_recipes
+from epsbook.named import named_noise, recipe_noise, run_name
+from epsbook.noise import NoiseSpec
+from epsbook.transition import fixed_labels
+
+TABLE = [
+    ("clean", "mnist", NoiseSpec.clean()),
+    ("symmetric:0.4", "mnist", NoiseSpec.symmetric(0.4)),
+    ("symmetric:0", "mnist", NoiseSpec.symmetric(0)),
+    ("inclusive:0.4", "mnist", NoiseSpec.symmetric(0.4, inclusive=True)),
+    ("pair:0.4", "mnist", NoiseSpec.pair(0.4)),
+    ("asymmetric:0.4", "cifar10", NoiseSpec.asymmetric(0.4, noise.CIFAR10_MAP)),
+    ("asymmetric:0.4", "mnist", NoiseSpec.asymmetric(0.4, noise.MNIST_MAP)),
+    ("asymmetric:0.4", "digits", NoiseSpec.asymmetric(0.4, noise.MNIST_MAP)),
+    (
+        "asymmetric:0.4",
+        "cifar100",
+        NoiseSpec.superclass(0.4, noise.CIFAR100_SUPERCLASSES),
+    ),
+    ("blocks:0.4", "cifar100", NoiseSpec.superclass(0.4, noise.CIFAR100_BLOCKS)),
+    (
+        "in_place:0.4",
+        "cifar10",
+        NoiseSpec.from_transition(
+            noise.in_place_transition(0.4, noise.CIFAR10_MAP, 10)
+        ),
+    ),
+    ("instance:0.4", "cifar10", NoiseSpec.instance(0.4)),
+    *(
+        (name, name.partition("-")[0].removesuffix("n"), NoiseSpec.fixed(name))
+        for name in fixed_labels()
+    ),
+]
+NAMES = [(text, dataset) for text, dataset, _ in TABLE]
+
+
+# --- noise ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, dataset, spec", TABLE)
+def test_every_name_of_the_table_is_its_noise(text, dataset, spec):
+    assert named_noise(text, dataset) == spec
+
+
+@pytest.mark.parametrize("text, dataset", NAMES)
+def test_every_named_noise_survives_json(text, dataset):
+    spec = named_noise(text, dataset)
+    assert NoiseSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    "text, dataset, k",
+    [
+        ("blocks:0.4", "cifar100", 100),
+        ("asymmetric:0.4", "cifar100", 100),
+        ("in_place:0.4", "cifar10", 10),
+        ("asymmetric:0.4", "cifar10", 10),
+    ],
+)
+def test_named_noise_fits_the_classes_of_its_data(text, dataset, k):
+    given = named_noise(text, dataset).corrupt(torch.arange(100 * k) % k, k, 1)
+    assert len(given.unique()) <= k and given.max() < k
+
+
+def test_released_variants_are_not_what_the_papers_say():
+    pairs = [("cifar100", "blocks:0.4"), ("cifar10", "in_place:0.4")]
+    for dataset, released in pairs:
+        k = 100 if dataset == "cifar100" else 10
+        found = named_noise(released, dataset).transition(k)
+        wanted = named_noise("asymmetric:0.4", dataset).transition(k)
+        assert abs(found - wanted).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "text, dataset, says",
+    [
+        ("symetric:0.8", "mnist", r"no noise 'symetric:0.8'; known: clean, asymm"),
+        ("", "mnist", "no noise ''; known: clean"),
+        ("clean:0.4", "mnist", "no noise 'clean:0.4'"),
+        ("cifar10n-worse:0.4", "cifar10", "no noise .*cifar10n-worse, cifar100n-fine"),
+        ("Symmetric:0.4", "mnist", "no noise"),
+        ("symmetric", "mnist", "must end in a rate, as in symmetric:0.4; got 'symm"),
+        ("symmetric:", "mnist", "must end in a rate"),
+        ("symmetric:much", "mnist", "must end in a rate.*'symmetric:much'"),
+        ("symmetric:0.4:1", "mnist", "must end in a rate"),
+        ("symmetric:40", "mnist", r"\[0, 1\] \(40 % is 0.4\), got 40"),
+        ("symmetric:-0.1", "mnist", r"rate must lie in \[0, 1\]"),
+        ("symmetric:nan", "mnist", r"rate must lie in \[0, 1\]"),
+        ("in_place:2", "cifar10", r"rate must lie in \[0, 1\]"),
+        ("blocks:0.4", "mnist", "'blocks' is for cifar100 only"),
+        ("in_place:0.4", "cifar100", "'in_place' is for cifar10 only"),
+        ("asymmetric:0.4", "fashion_mnist", "no asymmetric noise .* fashion_mnist"),
+        ("asymmetric:0.4", "prototypes-10", "no asymmetric noise is published"),
+    ],
+)
+def test_a_wrong_name_says_what_is_wrong(text, dataset, says):
+    with pytest.raises(ValueError, match=says):
+        named_noise(text, dataset)
+
+
+def test_an_unknown_name_lists_all_that_are_known():
+    with pytest.raises(ValueError) as error:
+        named_noise("no such noise", "mnist")
+    listed = str(error.value).partition("known: ")[2].split(", ")
+    words = {text.partition(":")[0] for text, _ in NAMES}
+    assert {name.removesuffix(":RATE") for name in listed} == words
+    assert len(listed) == len(words)
+
+
+# --- what recipes call it ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, dataset, wanted",
+    [
+        ("clean", "mnist", ("symmetric", 0)),
+        ("symmetric:0.4", "mnist", ("symmetric", 0.4)),
+        ("inclusive:0.4", "mnist", ("symmetric", 0.4)),
+        ("pair:0.2", "mnist", ("asymmetric", 0.2)),
+        ("asymmetric:0.3", "cifar10", ("asymmetric", 0.3)),
+        ("asymmetric:0.3", "cifar100", ("asymmetric", 0.3)),
+        ("blocks:0.3", "cifar100", ("asymmetric", 0.3)),
+        ("instance:0.6", "cifar10", ("instance", 0.6)),
+        ("cifar10n-worse", "cifar10", ("human", None)),
+        ("cifar100n-fine", "cifar100", ("human", None)),
+        ("cifar10-instance-20", "cifar10", ("instance", 0.2)),
+        ("cifar100-instance-60", "cifar100", ("instance", 0.6)),
+    ],
+)
+def test_recipes_know_every_kind_of_noise(text, dataset, wanted):
+    assert recipe_noise(named_noise(text, dataset)) == wanted
+
+
+def test_a_matrix_counts_as_asymmetric():
+    assert recipe_noise(named_noise("in_place:0.4", "cifar10"))[0] == "asymmetric"
+
+
+@pytest.mark.parametrize("spec", [spec for *_, spec in TABLE])
+def test_recipes_have_the_kind_that_is_named(spec):
+    assert recipe_noise(spec)[0] in {"symmetric", "asymmetric", "instance", "human"}
+    assert {r.noise for r in known_recipes()} >= {"symmetric", "asymmetric", "instance"}
+
+
+# --- names of files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text, dataset", [*NAMES, ("symmetric:1e-3", "prototypes-10")])
+def test_names_of_runs_are_plain(text, dataset):
+    assert re.fullmatch(r"[a-z0-9_.]+", run_name(dataset, text))
+
+
+def test_different_runs_have_different_names():
+    words = ["symmetric:0.2", "symmetric:0.4", "pair:0.4", "clean", *fixed_labels()]
+    names = {run_name(d, text) for d in data.DATASETS for text in words}
+    assert len(names) == len(words) * len(data.DATASETS)
+
+
+def test_a_record_name_sorts_the_changes():
+    changes = {"lr": 0.5, "batch_size": 8, "epochs": 1}
+    asked = "digits", "symmetric:0.4", "ce", 3
+    names = [
+        experiment.record_name(*asked, changes=dict(order))
+        for order in (changes.items(), reversed(changes.items()))
+    ]
+    assert names == ["digits_symmetric_0.4-ce@batch_size=8@epochs=1@lr=0.5-seed3"] * 2
+
+
+def test_without_changes_a_method_keeps_its_name():
+    for changes in (None, {}):
+        name = experiment.record_name("mnist", "clean", "sce", 0, changes=changes)
+        assert name == "mnist_clean-sce-seed0"
+
+
+@pytest.fixture(scope="module")
+def run():
+    "A run of one epoch, and what was asked for."
+    asked = {"dataset": "digits", "noise_text": "pair:0.2", "method": "gce"}
+    asked |= {"seed": 4, "at": "smoke", "recipe_of": "cifar10"}
+    asked |= {"changes": {"samples": 128, "epochs": 1, "channels_last": True}}
+    return asked, experiment.run_recipe(**asked)
+
+
+def test_a_record_is_written_under_the_name_it_is_looked_for(run, tmp_path):
+    asked, made = run
+    path = record.write_record(made, tmp_path)
+    assert path.name == experiment.record_name(**asked) + ".json"
+    assert record.read_record(path) == json.loads(json.dumps(made))
+    (found,) = record.read_records("digits_pair_*", tmp_path)
+    assert found["method"] == "gce@channels_last=True@epochs=1@samples=128"
+
+
+def test_a_run_by_names_has_recipe_noise_and_protocol_of_these_names(run):
+    made = run[1]
+    wanted = find_recipe("gce", dataset="cifar10", noise="asymmetric", rate=0.2)
+    assert made["terms"] == wanted.terms and made["scale"] == "smoke"
+    assert NoiseSpec.from_dict(made["noise"]) == NoiseSpec.pair(0.2)
+    assert made["dataset"] == "digits" and made["seed"] == 4
+    assert made["protocol"]["epochs"] == 1 and made["protocol"]["samples"] == 128
+    assert len(made["curves"]["test"]) == 1
+
+
+def test_options_go_on_to_fit(monkeypatch):
+    seen = []
+
+    def fit(d, spec, loss, protocol, seed, **options):
+        seen.append((d.name, seed, options))
+        return {}
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    asked = "digits", "clean", "ce", 2, "smoke"
+    experiment.run_recipe(*asked, recipe_of="mnist", device="cpu")
+    experiment.run_recipe(*asked, recipe_of="mnist", label="mine")
+    assert seen == [
+        ("digits", 2, {"device": "cpu", "label": "digits clean ce 2"}),
+        ("digits", 2, {"label": "mine"}),
+    ]
+
+
+# --- names that are refused before anything is loaded -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cifar10", "symmetric:0.8", "ce_eps+mae", None),
+        ("cifar100", "blocks:0.4", "ce", None),
+        ("mnist", "clean", "gce", None),
+        ("digits", "symmetric:0.4", "ce", "mnist"),
+        ("prototypes-100", "symmetric:0.4", "ce", "cifar100"),
+    ],
+)
+def test_good_names_are_accepted_without_loading(names, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
+    assert experiment.check_names(*names) is None
+
+
+@pytest.mark.parametrize(
+    "names, says",
+    [
+        (("imagenet", "clean", "ce", None), "no data set 'imagenet'; known: digits"),
+        (("mnist", "symetric:0.4", "ce", None), "no noise 'symetric:0.4'; known: cl"),
+        (("mnist", "blocks:0.4", "ce", None), "for cifar100 only$"),
+        (("mnist", "clean", "cee", None), "no recipe for method 'cee'; known: .*ce,"),
+        (("digits", "clean", "ce", None), "dataset 'digits'.*; name one with --rec"),
+        (("digits", "clean", "ce", "mnst"), "dataset 'mnst'; known: .*mnist"),
+        (("mnist", "cifar10n-worse", "ce", None), "no recipe for noise 'human'"),
+    ],
+)
+def test_bad_names_are_refused_with_those_that_are_known(names, says, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
+    with pytest.raises(ValueError, match=says):
+        experiment.check_names(*names)
+
+
+@pytest.mark.parametrize(
+    "dataset, text, method, options",
+    [
+        ("digits", "symmetric:2", "ce", {"recipe_of": "mnist"}),
+        ("digits", "clean", "cee", {"recipe_of": "mnist"}),
+        ("digits", "clean", "ce", {}),
+        ("nothing", "clean", "ce", {"recipe_of": "mnist"}),
+        ("digits", "clean", "ce", {"recipe_of": "mnist", "changes": {"epoch": 1}}),
+    ],
+)
+def test_a_run_refuses_bad_names_before_it_loads(
+    dataset, text, method, options, monkeypatch
+):
+    monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
+    with pytest.raises(ValueError):
+        experiment.run_recipe(dataset, text, method, 1, "smoke", **options)
