@@ -150,7 +150,7 @@ def pipeline(o):
 
 def augment(o):
     "On one thread; `all` takes every batch."
-    o, threads = argparse.Namespace(**vars(o) | {"device": "cpu"}), o.threads
+    o = argparse.Namespace(**vars(o) | {"device": "cpu"})
     torch.set_num_threads(1)
     for name in ("cifar10", "cifar100"):
         d = dataset(o, name, o.batches * 128)
@@ -160,7 +160,6 @@ def augment(o):
         run.step = lambda b, r=run: r.net(augmented(r.images, b, r.moves))[0, 0, 0, :2]
         calls["ours"] = partial(train._epoch, run)
         speeds(o, "augment", d, calls, GOALS["augment"])
-    torch.set_num_threads(threads)
 
 
 def switches(o):
@@ -236,14 +235,14 @@ def main():
     for name, value in OPTIONS.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     o = parser.parse_args()
-    torch.set_num_threads(o.threads)
     if o.reference:  # before this folder, which has a losses.py too
         sys.path.insert(0, o.reference)
         sys.dont_write_bytecode = True
     o.random = [k for k in SIZES if not all(p.exists() for p in images.image_files(k))]
-    print(*record.hardware(o.device).values(), "| random:", *o.random or ["none"])
+    print(record.hardware(o.device)["name"], "| random:", *o.random or ["none"])
     with torch.backends.cudnn.flags(True, deterministic=True):  # as `fit` has it
         for name in o.only or TABLES:
+            torch.set_num_threads(o.threads)
             TABLES[name](o)
 
 

@@ -53,7 +53,7 @@ def _protocol(dataset: str, at: str, changes: dict[str, Any]) -> None:
 
 def _line(r: dict, state: str = "") -> str:
     "One run in one line."
-    cells = [f"{r['experiment']:<24} {r['method']:<14} {r['seed']:>4}"]
+    cells = [f"{r['experiment']:<24} {r['method']:<22} {r['seed']:>4}"]
     for kind in ("last", "best", "validated"):
         value = r["accuracy"][kind]
         cells.append(f"{value:>9.4f}" if value is not None else f"{'-':>9}")
@@ -61,9 +61,24 @@ def _line(r: dict, state: str = "") -> str:
 
 # %% ../nbs/19_cli.ipynb #62612170
 HEAD = (
-    f"{'experiment':<24} {'method':<14} seed  {'last':>9}  {'best':>9}"
+    f"{'experiment':<24} {'method':<22} seed  {'last':>9}  {'best':>9}"
     f"  {'validated':>9}  {'seconds':>8}"
 )
+
+
+def _same(path: Path, seed: int, **asked: Any) -> dict:
+    "The record at `path`, if it is of the run that is asked for."
+    found, (head, protocol) = (
+        record.read_record(path),
+        experiment.planned(**asked),
+    )
+    for key, value in (head | {"protocol": protocol.to_dict()}).items():
+        if found[key] != value:
+            raise FileExistsError(
+                f"{path} is a record of another run ({key} was {found[key]}, "
+                f"is {value}): name another folder with --out"
+            )
+    return found
 
 
 def _one(out: Path, device: str | None, **asked: Any) -> str:
@@ -71,7 +86,7 @@ def _one(out: Path, device: str | None, **asked: Any) -> str:
     name = experiment.record_name(**asked)
     path = out / f"{name}.json"
     if path.exists():
-        return _line(record.read_record(path), "already there")
+        return _line(_same(path, **asked), "already there")
     kept = path.with_suffix(".pt")
     new = experiment.run_recipe(**asked, device=device, checkpoint=kept)
     record.write_record(new, out)

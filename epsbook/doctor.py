@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -40,9 +41,19 @@ def _states() -> list[tuple[str, str]]:
     here = [row.name for row in rows if row.state == "here"]
     bad = [row.name for row in rows if row.state == "altered"]
     found = [("data", str(files.data_folder()))]
-    found += [("  here", ", ".join(["digits", *here]))]
+    digits = ["digits"] if find_spec("sklearn") else []
+    found += [("  here", ", ".join(digits + here) or "nothing")]
     found += [("  altered", f"{x}: epsbook data get {x}") for x in bad]
     return found
+
+
+def _scale(device: str) -> str:
+    chosen = "EPSBOOK_SCALE" in os.environ
+    why = "EPSBOOK_SCALE says so" if chosen else f"the default with {device}"
+    try:
+        return f"{scale()}, {why}"
+    except ValueError as error:
+        return f"{error} (EPSBOOK_SCALE)"
 
 
 _BF16 = {True: "in hardware", False: "slow here", None: "not known"}
@@ -51,18 +62,17 @@ _BF16 = {True: "in hardware", False: "slow here", None: "not known"}
 def findings() -> list[tuple[str, str]]:
     """What is found, as (name, value); problems say how to mend them."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    h, chosen = hardware(device), "EPSBOOK_SCALE" in os.environ
+    h = hardware(device)
     gpu = f"{device}: {h['name']}"
     if device == "cpu":
         gpu += f", {h['threads']} threads; no GPU was found"
-    why = "EPSBOOK_SCALE says so" if chosen else f"the default with {device}"
     main = ", ".join(f"{k} {v}" for k, v in versions().items())
-    extra = ", ".join(map(_version, ("torchvision", "pooch", "seaborn")))
+    extra = ", ".join(map(_version, ("torchvision", "pooch", "scikit-learn")))
     return [
         ("versions", main),
         ("", extra),
         ("device", gpu),
         ("bfloat16", _BF16[has_bf16(device)]),
-        ("scale", f"{scale()}, {why}"),
+        ("scale", _scale(device)),
         *_states(),
     ]

@@ -11,17 +11,19 @@ from . import data
 from .losses.recipes import build_loss, find_recipe
 from .named import named_noise, recipe_noise, run_name
 from .noise import NoiseSpec
-from .protocol import protocol_for
+from .protocol import Protocol, protocol_for
 from .record import scale
 from .train import fit
 
 # %% auto #0
-__all__ = ['check_names', 'record_name', 'run_recipe']
+__all__ = ['check_names', 'record_name', 'planned', 'run_recipe']
 
 # %% ../nbs/A28_experiment.ipynb #d8318309
 def _terms(method: str, dataset: str, spec: NoiseSpec) -> list[dict]:
     "Terms of the published loss."
     kind, rate = recipe_noise(spec)
+    if kind == "human":
+        dataset = dataset.removesuffix("n") + "n"  # as recipes call it
     return find_recipe(method, dataset=dataset, noise=kind, rate=rate).terms
 
 
@@ -45,7 +47,7 @@ def check_names(
         spec = named_noise(noise_text, dataset)
         _terms(method, recipe_of or dataset, spec)
     except ValueError as error:
-        hint = "no recipe for dataset" in str(error)
+        hint = "no recipe for" in str(error) and "method" not in str(error)
         hint = "; name one with --recipe" if hint else ""
         raise ValueError(f"{error}{hint}") from None
 
@@ -64,6 +66,24 @@ def record_name(
     name, tagged = run_name(dataset, noise_text), _tagged(method, changes or {})
     return f"{name}-{tagged}-seed{seed}"
 
+# %% ../nbs/A28_experiment.ipynb #121bad6c
+def planned(
+    dataset: str,
+    noise_text: str,
+    method: str,
+    at: str | None = None,
+    recipe_of: str | None = None,
+    changes: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], Protocol]:
+    """The head of the record that `run_recipe` will make, and its protocol."""
+    at, changes = at or scale(), changes or {}
+    terms = _terms(
+        method, recipe_of or dataset, named_noise(noise_text, dataset)
+    )
+    name, tagged = run_name(dataset, noise_text), _tagged(method, changes)
+    head = {"experiment": name, "method": tagged, "scale": at, "terms": terms}
+    return head, protocol_for(dataset, at, **changes)
+
 # %% ../nbs/A28_experiment.ipynb #4b2500f3
 def run_recipe(
     dataset: str,
@@ -80,23 +100,20 @@ def run_recipe(
 
     Args:
         dataset: name for `epsbook.data.load`.
-        noise_text: such as "symmetric:0.8", for `epsbook.named.named_noise`.
+        noise_text: such as "symmetric:0.8" (`epsbook.named.named_noise`).
         method: name for `epsbook.losses.recipe`.
-        seed: as for `fit`.
-        at: "smoke", "laptop" or "paper"; by default the scale in force.
+        at: the scale; by default the one in force.
         recipe_of: the data set whose recipe is used, if not `dataset`.
         changes: fields of the protocol to set otherwise.
-        options: of `fit`.
+        seed, options: of `fit`.
 
     Raises:
-        ValueError: something has no such name; the known ones are listed.
+        ValueError: no such name; the known ones are listed.
     """
-    at, changes = at or scale(), changes or {}
+    asked = dataset, noise_text, method, at, recipe_of, changes
+    head, protocol = planned(*asked)
     spec = named_noise(noise_text, dataset)
-    protocol = protocol_for(dataset, at, **changes)
-    terms = _terms(method, recipe_of or dataset, spec)
-    name, tagged = run_name(dataset, noise_text), _tagged(method, changes)
-    head = {"experiment": name, "method": tagged, "scale": at, "terms": terms}
-    options.setdefault("label", f"{dataset} {noise_text} {tagged} {seed}")
-    d, loss = data.load(dataset), build_loss(terms)
+    name = f"{dataset} {noise_text} {head['method']} {seed}"
+    options.setdefault("label", name)
+    d, loss = data.load(dataset), build_loss(head["terms"])
     return head | fit(d, spec, loss, protocol, seed, **options)

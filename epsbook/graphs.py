@@ -23,11 +23,9 @@ __all__ = ['Graphed']
 class Graphed:
     """`step`, replayed from a CUDA graph for batches of `size` indices.
 
-    `step` must do the same commands at every call and never wait for the
-    device. What it returns is overwritten by the next call.
-
     Args:
-        step: takes indices (b,) on a CUDA device; returns tensors.
+        step: takes indices (b,) on a CUDA device; always does the same
+            commands; returns tensors, overwritten by the next call.
         size: b of a full batch.
         warmup: full batches done before recording.
     """
@@ -60,6 +58,7 @@ class Graphed:
 
     def _record(self, batch: Int64[Tensor, " b"]) -> None:
         "Record a step; recording does not do it."
-        self.batch, self.graph = batch.clone(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        self.batch, graph = batch.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self.found = self.step(self.batch)
+        self.graph = graph

@@ -5,6 +5,7 @@
 # %% ../nbs/A27_named.ipynb #58ec2e6b
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from epsbook.noise import (
@@ -44,12 +45,18 @@ def _asymmetric(dataset: str) -> Callable[[float], NoiseSpec]:
 
 
 def _rate(text: str, noise_text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text):
         raise ValueError(
             f"noise must end in a rate, as in symmetric:0.4; got {noise_text!r}"
-        ) from None
+        )
+    return float(text)
+
+
+def _fixed(name: str, dataset: str) -> NoiseSpec:
+    home = re.match("cifar100?", name).group()
+    if dataset != home:
+        raise ValueError(f"labels {name!r} are for {home}, not {dataset}")
+    return NoiseSpec.fixed(name)
 
 # %% ../nbs/A27_named.ipynb #f1ddc34d
 def named_noise(noise_text: str, dataset: str) -> NoiseSpec:
@@ -66,7 +73,7 @@ def named_noise(noise_text: str, dataset: str) -> NoiseSpec:
     if not colon and name == "clean":
         return NoiseSpec.clean()
     if not colon and name in fixed_labels():
-        return NoiseSpec.fixed(name)
+        return _fixed(name, dataset)
     if name not in (*_RATED, "asymmetric"):
         known = ", ".join(["clean", "asymmetric:RATE"])
         known += "".join(f", {n}:RATE" for n in _RATED)
@@ -97,4 +104,6 @@ def recipe_noise(spec: NoiseSpec) -> tuple[str, float | None]:
 
 def run_name(dataset: str, noise_text: str) -> str:
     "Name of the runs on this data with this noise, fit for a file."
-    return f"{dataset}_{noise_text}".replace(":", "_").replace("-", "_")
+    name, colon, rate = noise_text.partition(":")
+    tail = f"_{_rate(rate, noise_text):g}" if colon else ""
+    return f"{dataset}_{name}{tail}".replace("-", "_")

@@ -41,9 +41,9 @@ def _cause(values: Float64[Tensor, " s"], step: int, lr: float) -> str:
             "the loss is finite and its gradient is not, so look at the "
             "derivative of the loss at these logits"
         )
-    if step and before[-1] > 3 * before[: max(1, step // 2)].min() + 1:
+    if step and before[-1] > (low := before.min()) + 3 * low.abs() + 1:
         return (
-            f"the loss had grown from {before.min():.3g} to {before[-1]:.3g}, "
+            f"the loss had grown from {low:.3g} to {before[-1]:.3g}, "
             f"so lower the learning rate ({lr:g}) or the gradient clip"
         )
     return (
@@ -76,8 +76,9 @@ def explain_failure(
         return
     i = int(bad.int().argmax())
     images = ", ".join(map(str, batches[i][:3].tolist()))
+    images += ", ..." if len(batches[i]) > 3 else ""
     raise FloatingPointError(
         f"training loss is {values[i]:g}, gradient norm {norms[i]:g} in epoch "
         f"{epoch + 1}, step {i + 1} of {len(values)} (positions "
-        f"{images}, ... of the training part): {_cause(values, i, protocol.lr)}"
+        f"{images} of the training part): {_cause(values, i, protocol.lr)}"
     )

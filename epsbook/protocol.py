@@ -55,9 +55,13 @@ class _Checked:
         _check(self)
 
     def to_dict(self) -> dict[str, Any]:
-        "The fields that are not at their default, for JSON."
+        """The fields that are not at their default, for JSON.
+
+        JSON has no infinity; a clip that does nothing becomes "inf".
+        """
         pairs = ((f, getattr(self, f.name)) for f in fields(self))
-        return {f.name: value for f, value in pairs if value != f.default}
+        found = {f.name: value for f, value in pairs if value != f.default}
+        return {k: "inf" if v == math.inf else v for k, v in found.items()}
 
 # %% ../nbs/A17_protocol.ipynb #bf019d2e
 @dataclass(frozen=True)
