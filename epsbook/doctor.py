@@ -46,7 +46,7 @@ def _states() -> list[tuple[str, str]]:
     found += [("  altered", f"{x}: epsbook data get {x}") for x in bad]
     return found
 
-
+# %% ../nbs/A30_doctor.ipynb #961f8237
 def _scale(device: str) -> str:
     chosen = "EPSBOOK_SCALE" in os.environ
     why = "EPSBOOK_SCALE says so" if chosen else f"the default with {device}"

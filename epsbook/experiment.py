@@ -31,7 +31,7 @@ def _tagged(method: str, changes: dict[str, Any]) -> str:
     "Name of a method whose protocol was changed."
     return method + "".join(f"@{k}={v}" for k, v in sorted(changes.items()))
 
-
+# %% ../nbs/A28_experiment.ipynb #98b3c060
 def check_names(
     dataset: str, noise_text: str, method: str, recipe_of: str | None
 ) -> None:
@@ -51,7 +51,7 @@ def check_names(
         hint = "; name one with --recipe" if hint else ""
         raise ValueError(f"{error}{hint}") from None
 
-
+# %% ../nbs/A28_experiment.ipynb #1aa6dc70
 def record_name(
     dataset: str,
     noise_text: str,

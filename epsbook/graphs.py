@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Graphed']
 
+# %% ../nbs/A20_graphs.ipynb #0b916887
+def _aside(step: Step, batch: Int64[Tensor, " b"]) -> tuple[Tensor, ...]:
+    "One step on a side stream."
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    side.wait_stream(main)
+    with torch.cuda.stream(side):
+        found = step(batch)
+    main.wait_stream(side)
+    return found
+
 # %% ../nbs/A20_graphs.ipynb #93fdaeda
 class Graphed:
     """`step`, replayed from a CUDA graph for batches of `size` indices.
@@ -40,21 +50,12 @@ class Graphed:
             return self.step(batch)
         if self.left:
             self.left -= 1
-            return self._aside(batch)
+            return _aside(self.step, batch)
         if self.graph is None:
             self._record(batch)
         self.batch.copy_(batch)
         self.graph.replay()
         return self.found
-
-    def _aside(self, batch: Int64[Tensor, " b"]) -> tuple[Tensor, ...]:
-        "One step on a side stream, as CUDA wants before a recording."
-        main, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(main)
-        with torch.cuda.stream(side):
-            found = self.step(batch)
-        main.wait_stream(side)
-        return found
 
     def _record(self, batch: Int64[Tensor, " b"]) -> None:
         "Record a step; recording does not do it."

@@ -45,7 +45,7 @@ def _asymmetric(dataset: str) -> Callable[[float], NoiseSpec]:
 
 
 def _rate(text: str, noise_text: str) -> float:
-    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text):
+    if not re.fullmatch(r"-?[0-9]*\.?[0-9]+(e-?[0-9]+)?", text):
         raise ValueError(
             f"noise must end in a rate, as in symmetric:0.4; got {noise_text!r}"
         )

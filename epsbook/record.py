@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['SCALES', 'scale', 'settings', 'hardware', 'versions', 'read_record', 'write_record', 'read_records', 'records',
-           'curves']
+           'curves', 'measured']
 
 # %% ../nbs/A5_records.ipynb #953f286e
 SCALES = ("smoke", "laptop", "paper")
@@ -181,3 +181,13 @@ def curves(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         return pd.DataFrame(record["curves"]).assign(epoch=epochs, **run)
 
     return pd.concat(map(rows, read_records(name, folder)), ignore_index=True)
+
+# %% ../nbs/A5_records.ipynb #f74eb7cb
+def measured(name: str) -> list[dict]:
+    """Rows of the measurement `name` that came with the book.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = files("epsbook.results").joinpath(f"{name}.json")
+    return json.loads(file.read_text("utf-8"))

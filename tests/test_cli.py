@@ -50,6 +50,29 @@ def test_run_does_every_combination_once(tmp_path):
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 
+def test_a_record_of_another_run_is_not_taken_for_this_one(tmp_path):
+    asked = ("--noise", "clean", "--loss", "ael", "--set", "epochs=1")
+    run = ("run", "--dataset", "digits", "--out", tmp_path, *asked)
+    smoke, mnist = ("--scale", "smoke", "--recipe", "cifar10"), ("--recipe", "mnist")
+    assert invoke(*run, *smoke).exit_code == 0
+    assert "already there" in invoke(*run, *smoke).output
+    for other, says in (
+        (("--scale", "smoke", *mnist), "terms was"),
+        (("--scale", "laptop", "--recipe", "cifar10"), "scale was smoke, is laptop"),
+    ):
+        result = invoke(*run, *other)
+        assert isinstance(result.exception, FileExistsError)
+        assert says in str(result.exception)
+
+
+def test_a_run_without_a_clip_is_recorded(tmp_path):
+    asked = ("--noise", "clean", "--loss", "ce", "--set", "epochs=1")
+    result = invoke(*RUN, *asked, "--set", "clip=inf", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    (file,) = tmp_path.glob("*.json")
+    assert json.loads(file.read_text())["protocol"]["clip"] == "inf"
+
+
 def test_settings_of_every_type_are_read(tmp_path):
     asked = (*RUN, "--noise", "clean", "--loss", "ce", "--out", tmp_path)
     sets = ("epochs=1", "precision=bf16", "channels_last=true", "lr=1e-3")
@@ -117,6 +140,8 @@ def test_the_doctor_names_device_scale_and_data(monkeypatch, tmp_path):
         assert word in result.output
     assert dict(findings())["  here"] == "digits"
     assert has_bf16("cpu") in (True, False, None)
+    monkeypatch.setenv("EPSBOOK_SCALE", "big")
+    assert "one of smoke" in dict(findings())["scale"]
 
 
 def test_data_is_listed_and_refused_by_name(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ which it must report. Cells are counted from 0, as `nbformat` counts them.
 import ast
 import configparser
 import functools
+import graphlib
 import json
 import math
 import re
@@ -496,6 +497,38 @@ def toc_problems(listed, present):
         yield f"{name} is not in _toc.yml. Add a line."
     for name in sorted({name for name in listed if listed.count(name) > 1}):
         yield f"_toc.yml lists {name} twice."
+
+
+def imports(file):
+    "Modules of the package that a module imports when it is imported."
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    here = name.split(".")[:-1]
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            base = here[: len(here) + 1 - node.level] if node.level else []
+            source = ".".join([*base, *filter(None, [node.module])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+            yield source
+
+
+def order(graph):
+    "Modules, each after those it imports; graphlib.CycleError names a circle."
+    return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_modules_import_in_one_direction():
+    graph = {}
+    for file in (ROOT / "epsbook").rglob("*.py"):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        if not name.endswith(("__init__", "_modidx")):
+            graph[name] = set(imports(file))
+    graph = {name: found & set(graph) for name, found in graph.items()}
+    assert order(graph).index("epsbook.train") < order(graph).index("epsbook.cli")
+
+
+def test_a_circle_of_imports_is_seen():
+    with pytest.raises(graphlib.CycleError):
+        order({"a": {"b"}, "b": {"a"}})
 
 
 def test_contents_list_every_page():

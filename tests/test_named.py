@@ -94,7 +94,11 @@ def test_released_variants_are_not_what_the_papers_say():
         ("symmetric:0.4:1", "mnist", "must end in a rate"),
         ("symmetric:40", "mnist", r"\[0, 1\] \(40 % is 0.4\), got 40"),
         ("symmetric:-0.1", "mnist", r"rate must lie in \[0, 1\]"),
-        ("symmetric:nan", "mnist", r"rate must lie in \[0, 1\]"),
+        ("symmetric:nan", "mnist", "must end in a rate"),
+        ("symmetric: 0.4", "mnist", "must end in a rate"),
+        ("symmetric:0.1_5", "mnist", "must end in a rate"),
+        ("cifar10n-worse", "cifar100", "'cifar10n-worse' are for cifar10, not"),
+        ("cifar100n-fine", "cifar10", "are for cifar100, not cifar10"),
         ("in_place:2", "cifar10", r"rate must lie in \[0, 1\]"),
         ("blocks:0.4", "mnist", "'blocks' is for cifar100 only"),
         ("in_place:0.4", "cifar100", "'in_place' is for cifar10 only"),
@@ -252,7 +256,7 @@ def test_good_names_are_accepted_without_loading(names, monkeypatch):
         (("mnist", "clean", "cee", None), "no recipe for method 'cee'; known: .*ce,"),
         (("digits", "clean", "ce", None), "dataset 'digits'.*; name one with --rec"),
         (("digits", "clean", "ce", "mnst"), "dataset 'mnst'; known: .*mnist"),
-        (("mnist", "cifar10n-worse", "ce", None), "no recipe for noise 'human'"),
+        (("mnist", "cifar10n-worse", "ce", None), "are for cifar10, not mnist"),
     ],
 )
 def test_bad_names_are_refused_with_those_that_are_known(names, says, monkeypatch):
@@ -277,3 +281,14 @@ def test_a_run_refuses_bad_names_before_it_loads(
     monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
     with pytest.raises(ValueError):
         experiment.run_recipe(dataset, text, method, 1, "smoke", **options)
+
+
+def test_one_rate_has_one_name():
+    texts = ("symmetric:0.4", "symmetric:.4", "symmetric:0.40", "symmetric:4e-1")
+    assert {run_name("mnist", text) for text in texts} == {"mnist_symmetric_0.4"}
+
+
+@pytest.mark.parametrize("text", ["cifar10n-worse", "cifar10n-aggre"])
+def test_labels_by_people_have_recipes_under_their_images_name(text):
+    assert experiment.check_names("cifar10", text, "ce_eps+mae", None) is None
+    assert experiment.planned("cifar10", text, "ce_eps+mae", "smoke")[0]["terms"]

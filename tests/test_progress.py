@@ -103,8 +103,10 @@ GRADIENT = "the loss is finite and its gradient is not, so look at the derivativ
         ([2, 1, 5, 30, NAN, NAN], ONES, 5, f"{GREW} 1 to 30, so lower the learning"),
         ([2, 1, 5, 30, INF, NAN], ONES, 5, f"{GREW} 1 to 30"),
         ([2, 1, 1, 1, NAN, 1], ONES, 5, ORDINARY),
-        ([2, 1, 1, 3.9, NAN, 1], ONES, 5, ORDINARY),
-        ([2, 1, 1, 4.1, NAN, 1], ONES, 5, f"{GREW} 1 to 4.1"),
+        ([2, 1, 1, 4.9, NAN, 1], ONES, 5, ORDINARY),
+        ([2, 1, 1, 5.1, NAN, 1], ONES, 5, f"{GREW} 1 to 5.1"),
+        ([-5, -5, -5, -5, NAN, 1], ONES, 5, ORDINARY),
+        ([-5, -5, -5, 12, NAN, 1], ONES, 5, f"{GREW} -5 to 12"),
         ([NAN, 1, 1, 1, 1, 1], ONES, 1, ORDINARY),
         ([-INF, 1, 1, 1, 1, 1], ONES, 1, ORDINARY),
         ([2, NAN, 1, 1, 1, 1], ONES, 2, ORDINARY),
@@ -327,7 +329,7 @@ def test_missing_packages_say_how_to_get_them(monkeypatch):
         return "1.2.3"
 
     monkeypatch.setattr(doctor, "version", version)
-    wanted = "torchvision 1.2.3, pooch missing (pip install pooch), seaborn 1.2.3"
+    wanted = "torchvision 1.2.3, pooch missing (pip install pooch), scikit-learn 1.2.3"
     assert found()[""] == wanted
 
 
