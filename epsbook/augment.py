@@ -138,6 +138,8 @@ def augmented(
         New images of the type of `images`.
     """
     here = moves[index]
+    if (here.top is None) != (images.ndim == 4):
+        raise ValueError("moves that cut need images from `windows`")
     if here.top is None:
         batch = images[index]
     else:

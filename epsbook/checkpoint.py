@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ['save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'weights_sha256']
 
 # %% ../nbs/A19_checkpoint.ipynb #3c25503f
+_MAGIC = b"epsbook checkpoint 1\n"
+
+
 def save_checkpoint(
     path: str | Path, about: dict[str, Any], state: dict[str, Any]
 ) -> None:
@@ -37,8 +40,12 @@ def save_checkpoint(
     Raises:
         OSError: the folder is full, closed, or no folder.
     """
-    held = {"about": json.dumps(about), "state": state}
-    write_atomic(path, lambda file: torch.save(held, file))
+    held = {"about": json.dumps(about, allow_nan=False), "state": state}
+    memory = io.BytesIO()
+    torch.save(held, memory)
+    content = memory.getvalue()
+    head = _MAGIC + hashlib.sha256(content).digest()
+    write_atomic(path, lambda file: file.write(head + content))
 
 # %% ../nbs/A19_checkpoint.ipynb #ab95ffbe
 def _check_same(path: Path, before: dict, about: dict) -> None:
@@ -63,27 +70,22 @@ def load_checkpoint(
         ValueError: the file is no checkpoint, or one of another run; says
             what differs.
     """
-    path = Path(path)
-    if not path.exists():
-        return None
+    path, start = Path(path), len(_MAGIC) + 32
     try:
-        found = torch.load(path, map_location=device, weights_only=True)
-        before, state = json.loads(found["about"]), found["state"]
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        EOFError,
-        ValueError,
-    ) as error:
-        reason = (str(error) or "it is empty").splitlines()[0]
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    head = _MAGIC + hashlib.sha256(content[start:]).digest()
+    if content[:start] != head:
         raise ValueError(
-            f"{path} is not a checkpoint ({reason}): delete it or name "
-            "another file"
-        ) from None
-    _check_same(path, before, json.loads(json.dumps(about)))
-    return state
+            f"{path} is not a checkpoint of epsbook, or an altered one: "
+            "delete it or name another file"
+        )
+    memory = io.BytesIO(content[start:])
+    found = torch.load(memory, map_location=device, weights_only=True)
+    about = json.loads(json.dumps(about))
+    _check_same(path, json.loads(found["about"]), about)
+    return found["state"]
 
 # %% ../nbs/A19_checkpoint.ipynb #5a3d5988
 def freeze(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from .doctor import findings
 from .protocol import protocol_for
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor', 'main']
+__all__ = ['app', 'data_app', 'Scale', 'SEEDS', 'HEAD', 'run', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor', 'main']
 
 # %% ../nbs/19_cli.ipynb #0149cecb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -35,20 +36,38 @@ def _epsbook() -> None:
 def _change(text: str) -> tuple[str, Any]:
     "Name and value of KEY=VALUE, the value as TOML reads it."
     name, equals, value = text.partition("=")
-    if not (name and equals and value):
+    if not (name and equals and value) or "\n" in text:
         raise ValueError(f"--set must look like epochs=15, got {text!r}")
     try:
-        return name, tomllib.loads(f"x = {value}")["x"]
+        read = tomllib.loads(f"x = {value}")["x"]
+        # 1e3 is a whole number to whoever types it.
+        whole = (
+            isinstance(read, float) and read.is_integer() and "." not in value
+        )
+        return name, int(read) if whole else read
     except tomllib.TOMLDecodeError:
         return name, value  # a word, such as bf16
 
-
+# %% ../nbs/19_cli.ipynb #b5c48805
 def _protocol(dataset: str, at: str, changes: dict[str, Any]) -> None:
     "Refuse changes that make no protocol, before anything is loaded."
     try:
         protocol_for(dataset, at, **changes)
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+def _folder(out: Path) -> None:
+    "Make the folder of records, or say why it cannot be."
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"{out} cannot hold records ({reason}): name a folder with --out"
+        ) from None
 
 
 def _line(r: dict, state: str = "") -> str:
@@ -60,6 +79,7 @@ def _line(r: dict, state: str = "") -> str:
     return "  ".join([*cells, f"{r['seconds']:>8.1f}", state]).rstrip()
 
 # %% ../nbs/19_cli.ipynb #62612170
+SEEDS = typer.Option(min=0, max=2**63 - 1)
 HEAD = (
     f"{'experiment':<24} {'method':<22} seed  {'last':>9}  {'best':>9}"
     f"  {'validated':>9}  {'seconds':>8}"
@@ -73,10 +93,10 @@ def _same(path: Path, seed: int, **asked: Any) -> dict:
         experiment.planned(**asked),
     )
     for key, value in (head | {"protocol": protocol.to_dict()}).items():
-        if found[key] != value:
+        if found.get(key) != value:
             raise FileExistsError(
-                f"{path} is a record of another run ({key} was {found[key]}, "
-                f"is {value}): name another folder with --out"
+                f"{path} is a record of another run ({key} was "
+                f"{found.get(key)}, is {value}): name another folder with --out"
             )
     return found
 
@@ -85,9 +105,10 @@ def _one(out: Path, device: str | None, **asked: Any) -> str:
     "Do a run that is not recorded yet; its line."
     name = experiment.record_name(**asked)
     path = out / f"{name}.json"
-    if path.exists():
-        return _line(_same(path, **asked), "already there")
     kept = path.with_suffix(".pt")
+    if path.exists():
+        kept.unlink(missing_ok=True)
+        return _line(_same(path, **asked), "already there")
     new = experiment.run_recipe(**asked, device=device, checkpoint=kept)
     record.write_record(new, out)
     kept.unlink(missing_ok=True)
@@ -99,7 +120,7 @@ def run(
     dataset: Annotated[str, typer.Option(help="e.g. mnist")],
     noise: Annotated[list[str], typer.Option(help="e.g. symmetric:0.8")],
     loss: Annotated[list[str], typer.Option(help="e.g. ce_eps+mae")],
-    seed: Annotated[list[int], typer.Option(min=0)] = [1],  # noqa: B006
+    seed: Annotated[list[int], SEEDS] = [1],  # noqa: B006
     recipe: Annotated[
         str | None, typer.Option(help="data set whose recipe is used")
     ] = None,
@@ -125,6 +146,7 @@ def run(
     shared = {"dataset": dataset, "at": at, "changes": changes}
     shared |= {"recipe_of": recipe}
     runs = list(itertools.product(noise, loss, seed))
+    _folder(out)
     for text, method, _ in runs:
         experiment.check_names(dataset, text, method, recipe)
     typer.echo(HEAD)
@@ -168,7 +190,7 @@ def repeat(
     settings, old = record.settings(name, at), _committed(name)
     if seeds > len(settings["seeds"]):
         raise ValueError(f"--seeds must be at most {len(settings['seeds'])}")
-    out.mkdir(parents=True, exist_ok=True)
+    _folder(out)
     lines = []
     for method in settings["methods"]:
         for seed in settings["seeds"][:seeds]:
@@ -225,19 +247,27 @@ def doctor() -> None:
         typer.echo(f"{name:<12} {value}")
 
 # %% ../nbs/19_cli.ipynb #51d83752
+_STOPPED = 130  # what a shell sees of Ctrl-C
+
+
 def main() -> None:
     "Entry point of the command `epsbook`."
     try:
-        sys.exit(app(standalone_mode=False))
-    except KeyboardInterrupt:
-        sys.exit("epsbook: stopped; the same command goes on from here.")
+        code = app(standalone_mode=False)
+        if code == _STOPPED:
+            typer.echo(
+                "epsbook: stopped; the same command goes on from here.",
+                err=True,
+            )
+        sys.exit(code)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"epsbook: {error}")
     except Exception as error:
         # A usage error; typer's own class for it moves between versions.
         if not hasattr(error, "format_message"):
             raise
-        sys.exit(f"epsbook: {error.format_message()} See epsbook --help.")
+        message = error.format_message().rstrip(".")
+        sys.exit(f"epsbook: {message}. See epsbook --help." if message else 0)
 
 # %% ../nbs/19_cli.ipynb #384f13ac
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook

@@ -94,7 +94,7 @@ def _state(name: str) -> str:
         _glance(name) if _kind(name) == "images" else verify(name)
     except FileNotFoundError:
         return "absent"
-    except ValueError:
+    except (ValueError, OSError):
         return "altered"
     return "here"
 
@@ -139,10 +139,13 @@ def get(name: str) -> Path:
 
 # %% ../nbs/15_data.ipynb #44471d0b
 def _file(name: str) -> str:
-    return label_file(name) if name in fixed_labels() else name
+    known = isinstance(name, str) and name in fixed_labels()
+    return label_file(name) if known else name
 
 
 def _kind(name: str) -> str:
+    if name in ("digits", "prototypes-10", "prototypes-100"):
+        raise ValueError(f"{name} needs no file: load it")
     return files.entry(_file(name))["kind"]
 
 

@@ -43,13 +43,13 @@ def check_names(
     if dataset not in data.DATASETS:
         known = ", ".join(data.DATASETS)
         raise ValueError(f"no data set {dataset!r}; known: {known}")
+    spec = named_noise(noise_text, dataset)
     try:
-        spec = named_noise(noise_text, dataset)
         _terms(method, recipe_of or dataset, spec)
     except ValueError as error:
-        hint = "no recipe for" in str(error) and "method" not in str(error)
-        hint = "; name one with --recipe" if hint else ""
-        raise ValueError(f"{error}{hint}") from None
+        asked = f"{method} for {dataset} with {noise_text}"
+        hint = "" if recipe_of else "; --recipe names another data set's"
+        raise ValueError(f"{asked}: {error}{hint}") from None
 
 # %% ../nbs/A28_experiment.ipynb #1aa6dc70
 def record_name(

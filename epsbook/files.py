@@ -68,7 +68,8 @@ def entry(name: str) -> dict[str, Any]:
 # %% ../nbs/A21_files.ipynb #5700703f
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NO_FOLDER = {errno.ENOTDIR, errno.EEXIST}
+_NO_FOLDER = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOENT}
+_NAMES = {errno.ENAMETOOLONG, errno.EINVAL}
 
 
 class StorageError(OSError):
@@ -88,8 +89,9 @@ def explained(folder: Path) -> Iterator[None]:
         problem = _storage_problem(error.errno)
         if not problem:
             raise
-        elsewhere = "or set EPSBOOK_DATA to another folder"
-        raise StorageError(f"{folder} {problem}, {elsewhere}") from error
+        ours = data_folder() in (folder, *folder.parents)
+        elsewhere = ", or set EPSBOOK_DATA to another folder" if ours else ""
+        raise StorageError(f"{folder} {problem}{elsewhere}") from error
 
 
 def _storage_problem(number: int | None) -> str:
@@ -97,7 +99,9 @@ def _storage_problem(number: int | None) -> str:
         return "has no space left: make some"
     if number in _CLOSED:
         return "may not be written to: allow it"
-    return "is not a folder: remove it" if number in _NO_FOLDER else ""
+    if number in _NO_FOLDER:
+        return "is not a folder: name another"
+    return "has a name that no file can have" if number in _NAMES else ""
 
 # %% ../nbs/A21_files.ipynb #3c730bd6
 def write_atomic(path: str | Path, writer: Callable[[BinaryIO], Any]) -> Path:

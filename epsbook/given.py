@@ -106,9 +106,13 @@ def _packed(name: str) -> tuple[Path, str]:
 def _from_archive(path: Path, key: str, name: str) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        refuse(path, str(error), name)
+            found = archive[key]
+        if not isinstance(found, np.ndarray):
+            raise ValueError(f"{key} is no array")
+        return found
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as e:
+        whole = path.is_file() and zipfile.is_zipfile(path)
+        refuse(path, str(e) if whole else "it is no archive", name)
         raise
 
 

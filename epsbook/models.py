@@ -34,7 +34,7 @@ def _conv(channels_in: int, channels_out: int) -> list[nn.Module]:
 def digits_net(num_classes: int = 10) -> nn.Sequential:
     """Network for 8 x 8 digits: conv 32, conv 64, pool, linear 128, linear K.
 
-    150,208 + 129 K parameters, 151,498 for ten classes. Maps float images
+    150,208 + 129 · K parameters, 151,498 for ten classes. Maps float images
     (N, 1, 8, 8) to logits (N, K); initial weights are PyTorch's own.
 
     Raises:
@@ -69,9 +69,9 @@ def _head(size: int, hidden: int, num_classes: int) -> list[nn.Module]:
 def mnist_cnn(num_classes: int = 10) -> nn.Sequential:
     """Network for MNIST: conv 32, pool, conv 64, pool, linear 128, linear K.
 
-    420,800 + 129 K parameters, 422,090 for ten classes. Maps images (N, 1, 28,
-    28), as does Fashion-MNIST, to logits (N, K). Source: code of Wang et al.
-    2024.
+    420,800 + 129 · K parameters, 422,090 for ten classes. Maps images
+    (N, 1, 28, 28), as does Fashion-MNIST, to logits (N, K). Source: code of
+    Wang et al. 2024.
 
     Raises:
         TypeError, ValueError: K is not an integer of at least 2.
@@ -86,9 +86,10 @@ def mnist_cnn(num_classes: int = 10) -> nn.Sequential:
 def cifar_cnn(num_classes: int = 10, width: int = 64) -> nn.Sequential:
     """Eight layers for 32 x 32 color images: six convolutions, two linear.
 
-    Channels w, w, 2w, 2w, 49 w / 16 twice, with pooling after each pair; w =
-    64 has 1,637,224 + 257 K parameters, 1,639,794 for ten classes. Maps (N, 3,
-    32, 32) to logits (N, K). Source: code of Wang et al. 2024.
+    Channels w, w, 2 w, 2 w and twice 49 w / 16 (196 for w = 64), with pooling
+    after each pair. w = 64 has 1,637,224 + 257 · K parameters, 1,639,794 for
+    ten classes. Maps (N, 3, 32, 32) to logits (N, K). Source: code of Wang et
+    al. 2024.
 
     Args:
         num_classes: K, at least 2.
@@ -129,7 +130,7 @@ def _small_stem(net: nn.Module) -> nn.Module:
 
 # %% ../nbs/16_models.ipynb #5d9359a1
 def resnet18(num_classes: int = 10) -> nn.Module:
-    """ResNet-18 for 32 x 32 color images; 11,168,832 + 513 K parameters.
+    """ResNet-18 for 32 x 32 color images; 11,168,832 + 513 · K parameters.
 
     torchvision's blocks, with a 3 x 3 first convolution of stride 1 and no
     pooling after it. Maps (N, 3, 32, 32) to logits (N, K). Sources: He et al.,
@@ -143,7 +144,7 @@ def resnet18(num_classes: int = 10) -> nn.Module:
 
 # %% ../nbs/16_models.ipynb #494ecc57
 def resnet34(num_classes: int = 100) -> nn.Module:
-    """ResNet-34 for 32 x 32 color images; 21,276,992 + 513 K parameters.
+    """ResNet-34 for 32 x 32 color images; 21,276,992 + 513 · K parameters.
 
     Sources, shapes and errors as for `resnet18`.
     """
@@ -151,10 +152,10 @@ def resnet34(num_classes: int = 100) -> nn.Module:
 
 
 def resnet50(num_classes: int = 50) -> nn.Module:
-    """ResNet-50 for 224 x 224 color images; 23,508,032 + 2,049 K parameters.
+    """ResNet-50 for 224 x 224 color images; 23,508,032 + 2,049 · K parameters.
 
-    torchvision's, each block starting as the identity, as in the protocol of
-    Wang et al. 2024 for WebVision. Errors as for `resnet18`.
+    torchvision's, the branch of each block starting at zero, as in the
+    protocol of Wang et al. 2024 for WebVision. Errors as for `resnet18`.
     """
     return _torchvision("resnet50", num_classes, zero_init_residual=True)
 
@@ -231,6 +232,9 @@ class Prepared(nn.Module):
 
     def forward(self, x: Num[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Logits of images as the data set stores them."""
+        if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
+            want, found = self.mean.shape[1], tuple(x.shape)
+            raise ValueError(f"images must be (N, {want}, H, W), got {found}")
         x = (x - self.mean) / self.spread
         if self.layout is torch.channels_last:
             x = x.contiguous(memory_format=self.layout)

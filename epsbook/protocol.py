@@ -20,11 +20,12 @@ from .record import SCALES, scale
 __all__ = ['Protocol', 'protocol_for']
 
 # %% ../nbs/A17_protocol.ipynb #a4cd4b06
-_LEAST = {"epochs": 1, "batch_size": 1, "crop": 0, "samples": 2}
+_LEAST = {"epochs": 1, "batch_size": 2, "crop": 0, "samples": 2}
+_MOST = 2**31 - 1
 _RANGES = {
-    "lr": "[0, inf)",
+    "lr": "[0, 1e30]",
     "momentum": "[0, 1)",
-    "weight_decay": "[0, inf)",
+    "weight_decay": "[0, 1e30]",
     "clip": "(0, inf)",
     "validation": "[0, 1)",
     "rotate": "[0, 180]",
@@ -37,7 +38,8 @@ def _check(protocol: _Checked) -> None:
     models.check_name(values["network"])
     for name, least in _LEAST.items():
         if name != "samples" or values[name] is not None:
-            check_int(name, values[name], least)
+            if check_int(name, values[name], least) > _MOST:
+                raise ValueError(f"{name} must be at most {_MOST}")
     for name, interval in _RANGES.items():
         if name != "clip" or values[name] != math.inf:
             check_number(name, values[name], interval)

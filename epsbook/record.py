@@ -94,6 +94,9 @@ def versions() -> dict[str, str]:
     }
 
 # %% ../nbs/A5_records.ipynb #6c7bf784
+_ALWAYS = ("experiment", "method", "seed", "scale", "accuracy", "seconds")
+
+
 def read_record(file: Path) -> dict:
     """The record in `file`.
 
@@ -102,7 +105,7 @@ def read_record(file: Path) -> dict:
     """
     try:
         record = json.loads(file.read_text("utf-8"))
-        return {k: record[k] for k in ("method", "seed", "scale")} | record
+        return {k: record[k] for k in _ALWAYS} | record
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is not a record ({error}): delete it and make it again"

@@ -49,7 +49,9 @@ class Program:
         return os.mkdir, ("should-not-exist",)
 
 
-@pytest.mark.parametrize("content", ["text", "pickle", "empty", "cut", "other"])
+@pytest.mark.parametrize(
+    "content", ["text", "pickle", "empty", "cut", "other", "one bit"]
+)
 def test_what_is_no_checkpoint_is_refused_and_not_run(file, content, monkeypatch):
     save_checkpoint(file, {}, {"w": torch.ones(100)})
     monkeypatch.chdir(file.parent)
@@ -61,6 +63,7 @@ def test_what_is_no_checkpoint_is_refused_and_not_run(file, content, monkeypatch
             "pickle": pickle.dumps(Program()),
             "empty": b"",
             "cut": file.read_bytes()[:-200],
+            "one bit": file.read_bytes()[:-1] + bytes([file.read_bytes()[-1] ^ 1]),
         }
         file.write_bytes(raw[content])
     with pytest.raises(ValueError, match=r"run.pt is not a checkpoint .*delete it"):

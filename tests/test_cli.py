@@ -111,6 +111,30 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     assert not list((tmp_path / "cut").glob("*.pt"))
 
 
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "epsbook.cli", *RUN, "--noise", "clean"]
+    command += ["--loss", "ce", "--set", "epochs=200", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell makes background jobs deaf to Ctrl-C, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_for_progress(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    try:
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said.strip().endswith(
+        "epsbook: stopped; the same command goes on from here."
+    )
+    assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]
+
+
 def threads():
     import torch
 
@@ -178,8 +202,16 @@ def test_help_has_an_example(command):
         (["run", "--dataset", "x", "--noise", "clean", "--loss", "ce"], "no protocol"),
         (
             ["run", "--dataset", "digits", "--noise", "clean", "--loss", "ce"],
-            "name one with --recipe",
+            "--recipe names another",
         ),
+        ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "cuda"], "no GPU was"),
+        ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "foo"], "cpu or cuda"),
+        ([*RUN, "--noise", "clean", "--loss", "ce", "--set", "lr=1e300"], "lr must"),
+        (
+            [*RUN, "--noise", "clean", "--loss", "ce", "--set", "network=cifar_cnn"],
+            "cifar_cnn does not take the images of digits",
+        ),
+        (["data", "verify", "digits"], "digits needs no file"),
         (["data", "get", "nothing"], "no file 'nothing'; known: mnist"),
         (["data", "verify", "mnist"], "epsbook data get mnist"),
     ],
@@ -191,4 +223,14 @@ def test_errors_are_one_line(arguments, says, monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main()
     assert says in str(stop.value) and "\n" not in str(stop.value)
-    assert not list(tmp_path.iterdir())
+    written = {"runs"} if arguments[0] == "run" else set()  # an empty folder
+    assert {p.name for p in tmp_path.rglob("*")} <= written
+
+
+def test_a_file_is_no_folder_for_records(tmp_path):
+    file = tmp_path / "results"
+    file.write_text("mine")
+    for command in ((*RUN, "--noise", "clean", "--loss", "ce"), ("repeat", "ce_short")):
+        result = invoke(*command, "--out", file)
+        assert "cannot hold records" in str(result.exception)
+    assert file.read_text() == "mine"

@@ -34,7 +34,7 @@ def size(net):
 @pytest.mark.parametrize("k", [2, 3, 10, 100])
 def test_parameters_are_as_documented(k):
     assert size(digits_net(k)) == 150_208 + 129 * k
-    assert "150,208 + 129 K" in digits_net.__doc__
+    assert "150,208 + 129 · K" in digits_net.__doc__
 
 
 def test_ten_classes_by_default():
@@ -110,7 +110,7 @@ def test_published_networks_have_their_parameters(make, k):
     base, each = SIZES[make]
     with torch.device("meta"):
         assert size(make(k)) == base + each * k
-    assert f"{base:,} + {each:,} K" in make.__doc__
+    assert f"{base:,} + {each:,} · K" in make.__doc__
 
 
 def test_the_eight_layers_are_the_published_ones():

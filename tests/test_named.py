@@ -254,7 +254,7 @@ def test_good_names_are_accepted_without_loading(names, monkeypatch):
         (("mnist", "symetric:0.4", "ce", None), "no noise 'symetric:0.4'; known: cl"),
         (("mnist", "blocks:0.4", "ce", None), "for cifar100 only$"),
         (("mnist", "clean", "cee", None), "no recipe for method 'cee'; known: .*ce,"),
-        (("digits", "clean", "ce", None), "dataset 'digits'.*; name one with --rec"),
+        (("digits", "clean", "ce", None), "dataset .digits.*; --recipe names"),
         (("digits", "clean", "ce", "mnst"), "dataset 'mnst'; known: .*mnist"),
         (("mnist", "cifar10n-worse", "ce", None), "are for cifar10, not mnist"),
     ],

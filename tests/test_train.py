@@ -202,7 +202,9 @@ def test_the_scale_is_one_of_three(monkeypatch):
         (lambda: build_loss([{"loss": "Loss"}]), ValueError, "known: AELLoss"),
         (lambda: build_loss([]), ValueError, "at least one"),
         (lambda: small(epochs=0), ValueError, "epochs must be at least 1"),
-        (lambda: small(batch_size=0), ValueError, "batch_size must be at least 1"),
+        (lambda: small(batch_size=1), ValueError, "batch_size must be at least 2"),
+        (lambda: small(batch_size=2**31), ValueError, "at most 2147483647"),
+        (lambda: small(lr=1e300), ValueError, "lr must be finite and in"),
         (lambda: small(lr=float("nan")), ValueError, "lr must be finite"),
         (lambda: small(lr=-1), ValueError, "lr must be finite and in"),
         (lambda: small(clip=0), ValueError, "clip"),
@@ -327,6 +329,42 @@ def test_whoever_watches_sees_every_epoch(tiny):
         watch=lambda rows: seen.append(len(rows)),
     )
     assert seen == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"crop": 8}, "crop must be below 8, got 8"),
+        ({"network": "cifar_cnn"}, r"cifar_cnn does not take the images of made"),
+        ({"validation": 0.001}, "validation must leave something of 52 images"),
+        ({"samples": 3}, "validation must leave something of 3 images"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_starts(tiny, changes, says):
+    p = small(**({"network": "tiny", "batch_size": 8} | changes))
+    with pytest.raises(ValueError, match=says):
+        train.fit(pictures(), noise.NoiseSpec.clean(), CELoss(), p, 1)
+
+
+def test_losses_of_others_and_devices_that_are_not_there_are_refused(tiny):
+    asked = pictures(), noise.NoiseSpec.clean()
+    p = small(network="tiny", batch_size=8)
+    with pytest.raises(TypeError, match=r"one of epsbook.losses, got CrossEntropy"):
+        train.fit(*asked, torch.nn.CrossEntropyLoss(), p, 1)
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got 'mps'"):
+        train.fit(*asked, CELoss(), p, 1, "mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU was found"):
+            train.fit(*asked, CELoss(), p, 1, "cuda")
+
+
+def test_other_images_are_another_run(tiny, tmp_path):
+    p, d = small(network="tiny", batch_size=8), pictures()
+    asked, file = (noise.NoiseSpec.clean(), CELoss(), p, 1), tmp_path / "run.pt"
+    train.fit(d, *asked, checkpoint=file)
+    other = dataclasses.replace(d, train_images=255 - d.train_images)
+    with pytest.raises(ValueError, match=r"another run .images was"):
+        train.fit(other, *asked, checkpoint=file)
 
 
 # ---- interrupted -------------------------------------------------------------
