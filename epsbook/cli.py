@@ -19,7 +19,7 @@ from .doctor import findings
 from .protocol import protocol_for
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Scale', 'SEEDS', 'HEAD', 'run', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor', 'main']
+__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor', 'main']
 
 # %% ../nbs/19_cli.ipynb #0149cecb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -79,7 +79,7 @@ def _line(r: dict, state: str = "") -> str:
     return "  ".join([*cells, f"{r['seconds']:>8.1f}", state]).rstrip()
 
 # %% ../nbs/19_cli.ipynb #62612170
-SEEDS = typer.Option(min=0, max=2**63 - 1)
+_SEEDS = typer.Option(min=0, max=2**63 - 1)
 HEAD = (
     f"{'experiment':<24} {'method':<22} seed  {'last':>9}  {'best':>9}"
     f"  {'validated':>9}  {'seconds':>8}"
@@ -120,7 +120,7 @@ def run(
     dataset: Annotated[str, typer.Option(help="e.g. mnist")],
     noise: Annotated[list[str], typer.Option(help="e.g. symmetric:0.8")],
     loss: Annotated[list[str], typer.Option(help="e.g. ce_eps+mae")],
-    seed: Annotated[list[int], SEEDS] = [1],  # noqa: B006
+    seed: Annotated[list[int], _SEEDS] = [1],  # noqa: B006
     recipe: Annotated[
         str | None, typer.Option(help="data set whose recipe is used")
     ] = None,

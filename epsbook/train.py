@@ -5,7 +5,6 @@
 # %% ../nbs/17_training.ipynb #ff8d344b
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +48,7 @@ __all__ = ['fit', 'run', 'Protocol', 'Prepared', 'accuracies', 'predict', 'proto
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jaxtyping import Float, Int64, Num, Shaped
+    from jaxtyping import Int64, Shaped
     from torch import Tensor
 
 _all_ = [
