@@ -157,7 +157,8 @@ def test_or_not_at_all(tmp_path):
         (errno.EROFS, "may not be written to"),
     ],
 )
-def test_a_folder_that_cannot_hold_a_file(tmp_path, number, message):
+def test_a_folder_that_cannot_hold_a_file(tmp_path, number, message, monkeypatch):
+    monkeypatch.setenv("EPSBOOK_DATA", str(tmp_path))
     def fails(file):
         raise OSError(number, os.strerror(number))
 
@@ -165,6 +166,16 @@ def test_a_folder_that_cannot_hold_a_file(tmp_path, number, message):
         files.write_atomic(tmp_path / "b.txt", fails)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
     assert not os.listdir(tmp_path)
+
+
+def test_only_the_data_folder_can_be_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPSBOOK_DATA", str(tmp_path / "data"))
+
+    def fails(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(files.StorageError, match="make some$"):
+        files.write_atomic(tmp_path / "runs" / "b.txt", fails)
 
 
 def test_a_folder_that_is_a_file(tmp_path):
