@@ -146,9 +146,9 @@ def run(
     shared = {"dataset": dataset, "at": at, "changes": changes}
     shared |= {"recipe_of": recipe}
     runs = list(itertools.product(noise, loss, seed))
-    _folder(out)
     for text, method, _ in runs:
         experiment.check_names(dataset, text, method, recipe)
+    _folder(out)
     typer.echo(HEAD)
     for text, method, number in runs:
         asked = {"noise_text": text, "method": method, "seed": number}

@@ -174,7 +174,7 @@ def test_only_the_data_folder_can_be_elsewhere(tmp_path, monkeypatch):
     def fails(file):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(files.StorageError, match="make some$"):
+    with pytest.raises(files.StorageError, match=r"make some$"):
         files.write_atomic(tmp_path / "runs" / "b.txt", fails)
 
 
