@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from . import data, experiment, files, record, train
+from . import data, files, record, train
 from .doctor import findings
-from .protocol import protocol_for
+from .experiment import Plan
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor', 'main']
@@ -49,10 +49,10 @@ def _change(text: str) -> tuple[str, Any]:
         return name, value  # a word, such as bf16
 
 # %% ../nbs/19_cli.ipynb #b5c48805
-def _protocol(dataset: str, at: str, changes: dict[str, Any]) -> None:
-    "Refuse changes that make no protocol, before anything is loaded."
+def _plan(*names: str | None, changes: dict[str, Any]) -> Plan:
+    "What is asked for; refused, if no such run can be, before data are read."
     try:
-        protocol_for(dataset, at, **changes)
+        return Plan(*names, changes=changes)
     except TypeError as error:
         raise ValueError(str(error)) from None
 
@@ -86,13 +86,10 @@ HEAD = (
 )
 
 
-def _same(path: Path, seed: int, **asked: Any) -> dict:
+def _same(path: Path, plan: Plan) -> dict:
     "The record at `path`, if it is of the run that is asked for."
-    found, (head, protocol) = (
-        record.read_record(path),
-        experiment.planned(**asked),
-    )
-    for key, value in (head | {"protocol": protocol.to_dict()}).items():
+    found, protocol = record.read_record(path), plan.protocol.to_dict()
+    for key, value in (plan.head | {"protocol": protocol}).items():
         if found.get(key) != value:
             raise FileExistsError(
                 f"{path} is a record of another run ({key} was "
@@ -101,15 +98,14 @@ def _same(path: Path, seed: int, **asked: Any) -> dict:
     return found
 
 
-def _one(out: Path, device: str | None, **asked: Any) -> str:
+def _one(plan: Plan, seed: int, out: Path, device: str | None) -> str:
     "Do a run that is not recorded yet; its line."
-    name = experiment.record_name(**asked)
-    path = out / f"{name}.json"
+    path = out / f"{plan.record_name(seed)}.json"
     kept = path.with_suffix(".pt")
     if path.exists():
         kept.unlink(missing_ok=True)
-        return _line(_same(path, **asked), "already there")
-    new = experiment.run_recipe(**asked, device=device, checkpoint=kept)
+        return _line(_same(path, plan), "already there")
+    new = plan.run(seed, device=device, checkpoint=kept)
     record.write_record(new, out)
     kept.unlink(missing_ok=True)
     return _line(new)
@@ -141,18 +137,16 @@ def run(
     Example: epsbook run --dataset cifar10 --noise symmetric:0.8
     --loss ce --loss ce_eps+mae --seed 1 --seed 2 --set epochs=15
     """
-    at, changes = scale or record.scale(), dict(map(_change, set_ or []))
-    _protocol(dataset, at, changes)
-    shared = {"dataset": dataset, "at": at, "changes": changes}
-    shared |= {"recipe_of": recipe}
-    runs = list(itertools.product(noise, loss, seed))
-    for text, method, _ in runs:
-        experiment.check_names(dataset, text, method, recipe)
+    changes = dict(map(_change, set_ or []))
+    plans = [
+        _plan(dataset, text, method, scale, recipe, changes=changes)
+        for text in noise
+        for method in loss
+    ]
     _folder(out)
     typer.echo(HEAD)
-    for text, method, number in runs:
-        asked = {"noise_text": text, "method": method, "seed": number}
-        typer.echo(_one(out, device, **shared, **asked))
+    for plan, number in itertools.product(plans, seed):
+        typer.echo(_one(plan, number, out, device))
     typer.echo(f"records are in {out}")
 
 # %% ../nbs/19_cli.ipynb #841e1adc

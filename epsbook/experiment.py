@@ -5,18 +5,19 @@
 # %% ../nbs/A28_experiment.ipynb #078aa72e
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import data
 from .losses.recipes import build_loss, find_recipe
 from .named import named_noise, recipe_noise, run_name
 from .noise import NoiseSpec
-from .protocol import Protocol, protocol_for
+from .protocol import protocol_for
 from .record import scale
 from .train import fit
 
 # %% auto #0
-__all__ = ['check_names', 'record_name', 'planned', 'run_recipe']
+__all__ = ['Plan']
 
 # %% ../nbs/A28_experiment.ipynb #d8318309
 def _terms(method: str, dataset: str, spec: NoiseSpec) -> list[dict]:
@@ -26,94 +27,68 @@ def _terms(method: str, dataset: str, spec: NoiseSpec) -> list[dict]:
         dataset = dataset.removesuffix("n") + "n"  # as recipes call it
     return find_recipe(method, dataset=dataset, noise=kind, rate=rate).terms
 
-
-def _tagged(method: str, changes: dict[str, Any]) -> str:
-    "Name of a method whose protocol was changed."
-    return method + "".join(f"@{k}={v}" for k, v in sorted(changes.items()))
-
-# %% ../nbs/A28_experiment.ipynb #98b3c060
-def check_names(
-    dataset: str, noise_text: str, method: str, recipe_of: str | None
-) -> None:
-    """Refuses names that `run_recipe` would refuse, without loading data.
-
-    Raises:
-        ValueError: something has no such name; the known ones are listed.
-    """
-    if dataset not in data.DATASETS:
-        known = ", ".join(data.DATASETS)
-        raise ValueError(f"no data set {dataset!r}; known: {known}")
-    spec = named_noise(noise_text, dataset)
-    try:
-        _terms(method, recipe_of or dataset, spec)
-    except ValueError as error:
-        asked = f"{method} for {dataset} with {noise_text}"
-        hint = "" if recipe_of else "; --recipe names another data set's"
-        raise ValueError(f"{asked}: {error}{hint}") from None
-
-# %% ../nbs/A28_experiment.ipynb #1aa6dc70
-def record_name(
-    dataset: str,
-    noise_text: str,
-    method: str,
-    seed: int,
-    at: str | None = None,
-    *,
-    recipe_of: str | None = None,
-    changes: dict[str, Any] | None = None,
-) -> str:
-    """File name, without its end, of the record of `run_recipe`."""
-    name, tagged = run_name(dataset, noise_text), _tagged(method, changes or {})
-    return f"{name}-{tagged}-seed{seed}"
-
 # %% ../nbs/A28_experiment.ipynb #121bad6c
-def planned(
-    dataset: str,
-    noise_text: str,
-    method: str,
-    at: str | None = None,
-    recipe_of: str | None = None,
-    changes: dict[str, Any] | None = None,
-) -> tuple[dict[str, Any], Protocol]:
-    """The head of the record that `run_recipe` will make, and its protocol."""
-    at, changes = at or scale(), changes or {}
-    terms = _terms(
-        method, recipe_of or dataset, named_noise(noise_text, dataset)
-    )
-    name, tagged = run_name(dataset, noise_text), _tagged(method, changes)
-    head = {"experiment": name, "method": tagged, "scale": at, "terms": terms}
-    return head, protocol_for(dataset, at, **changes)
-
-# %% ../nbs/A28_experiment.ipynb #4b2500f3
-def run_recipe(
-    dataset: str,
-    noise_text: str,
-    method: str,
-    seed: int,
-    at: str | None = None,
-    *,
-    recipe_of: str | None = None,
-    changes: dict[str, Any] | None = None,
-    **options: Any,
-) -> dict:
-    """One run of a published method on a published kind of noise: its record.
+@dataclass
+class Plan:
+    """A published method on a published kind of noise, by their names.
 
     Args:
         dataset: name for `epsbook.data.load`.
-        noise_text: such as "symmetric:0.8" (`epsbook.named.named_noise`).
+        noise: such as "symmetric:0.8" (`epsbook.named.named_noise`).
         method: name for `epsbook.losses.recipe`.
         at: the scale; by default the one in force.
         recipe_of: the data set whose recipe is used, if not `dataset`.
         changes: fields of the protocol to set otherwise.
-        seed, options: of `fit`.
 
     Raises:
         ValueError: no such name; the known ones are listed.
+        TypeError: a field of the protocol has another type.
     """
-    asked = dataset, noise_text, method, at, recipe_of, changes
-    head, protocol = planned(*asked)
-    spec = named_noise(noise_text, dataset)
-    name = f"{dataset} {noise_text} {head['method']} {seed}"
-    options.setdefault("label", name)
-    d, loss = data.load(dataset), build_loss(head["terms"])
-    return head | fit(d, spec, loss, protocol, seed, **options)
+
+    dataset: str
+    noise: str
+    method: str
+    at: str | None = None
+    recipe_of: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dataset not in data.DATASETS:
+            known = ", ".join(data.DATASETS)
+            raise ValueError(f"no data set {self.dataset!r}; known: {known}")
+        self.at = self.at or scale()
+        self.protocol = protocol_for(self.dataset, self.at, **self.changes)
+        self.spec = named_noise(self.noise, self.dataset)
+        recipes = self.recipe_of or self.dataset
+        try:
+            self.terms = _terms(self.method, recipes, self.spec)
+        except ValueError as error:
+            asked = f"{self.method} for {self.dataset} with {self.noise}"
+            message = f"{asked}: {error}"
+            if not self.recipe_of:
+                message += "; recipe_of (--recipe) names another data set's"
+            raise ValueError(message) from None
+
+    @property
+    def head(self) -> dict[str, Any]:
+        "How the record of each of its runs begins."
+        changes = sorted(self.changes.items())
+        return {
+            "experiment": run_name(self.dataset, self.noise),
+            "method": self.method + "".join(f"@{k}={v}" for k, v in changes),
+            "scale": self.at,
+            "terms": self.terms,
+        }
+
+    def record_name(self, seed: int) -> str:
+        "File name, without its end, of the record of `run(seed)`."
+        head = self.head
+        return f"{head['experiment']}-{head['method']}-seed{seed}"
+
+    def run(self, seed: int, **options: Any) -> dict:
+        "One run: its record. Options and errors are those of `train.fit`."
+        head, loss = self.head, build_loss(self.terms)
+        label = f"{self.dataset} {self.noise} {head['method']} {seed}"
+        options = {"label": label} | options
+        d = data.load(self.dataset)
+        return head | fit(d, self.spec, loss, self.protocol, seed, **options)

@@ -202,7 +202,7 @@ def test_help_has_an_example(command):
         (["run", "--dataset", "x", "--noise", "clean", "--loss", "ce"], "no protocol"),
         (
             ["run", "--dataset", "digits", "--noise", "clean", "--loss", "ce"],
-            "--recipe names another",
+            "recipe_of (--recipe) names another",
         ),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "cuda"], "no GPU was"),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "foo"], "cpu or cuda"),

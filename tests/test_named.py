@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from epsbook import data, experiment, noise, record
+from epsbook.experiment import Plan
 from epsbook.losses.recipes import find_recipe, known_recipes
 from epsbook.named import named_noise, recipe_noise, run_name
 from epsbook.noise import NoiseSpec
@@ -170,45 +171,46 @@ def test_different_runs_have_different_names():
 
 def test_a_record_name_sorts_the_changes():
     changes = {"lr": 0.5, "batch_size": 8, "epochs": 1}
-    asked = "digits", "symmetric:0.4", "ce", 3
     names = [
-        experiment.record_name(*asked, changes=dict(order))
+        Plan("mnist", "symmetric:0.4", "ce", changes=dict(order)).record_name(3)
         for order in (changes.items(), reversed(changes.items()))
     ]
-    assert names == ["digits_symmetric_0.4-ce@batch_size=8@epochs=1@lr=0.5-seed3"] * 2
+    assert names == ["mnist_symmetric_0.4-ce@batch_size=8@epochs=1@lr=0.5-seed3"] * 2
 
 
 def test_without_changes_a_method_keeps_its_name():
-    for changes in (None, {}):
-        name = experiment.record_name("mnist", "clean", "sce", 0, changes=changes)
-        assert name == "mnist_clean-sce-seed0"
+    assert Plan("mnist", "clean", "sce").record_name(0) == "mnist_clean-sce-seed0"
 
 
 @pytest.fixture(scope="module")
-def run():
-    "A run of one epoch, and what was asked for."
-    asked = {"dataset": "digits", "noise_text": "pair:0.2", "method": "gce"}
-    asked |= {"seed": 4, "at": "smoke", "recipe_of": "cifar10"}
-    asked |= {"changes": {"samples": 128, "epochs": 1, "channels_last": True}}
-    return asked, experiment.run_recipe(**asked)
+def plan():
+    "A run of one epoch."
+    changes = {"samples": 128, "epochs": 1, "channels_last": True}
+    named = "digits", "pair:0.2", "gce", "smoke"
+    return Plan(*named, recipe_of="cifar10", changes=changes)
 
 
-def test_a_record_is_written_under_the_name_it_is_looked_for(run, tmp_path):
-    asked, made = run
+@pytest.fixture(scope="module")
+def made(plan):
+    "Its record with seed 4."
+    return plan.run(4)
+
+
+def test_a_record_is_written_under_the_name_it_is_looked_for(plan, made, tmp_path):
     path = record.write_record(made, tmp_path)
-    assert path.name == experiment.record_name(**asked) + ".json"
+    assert path.name == plan.record_name(4) + ".json"
     assert record.read_record(path) == json.loads(json.dumps(made))
     (found,) = record.read_records("digits_pair_*", tmp_path)
     assert found["method"] == "gce@channels_last=True@epochs=1@samples=128"
 
 
-def test_a_run_by_names_has_recipe_noise_and_protocol_of_these_names(run):
-    made = run[1]
+def test_a_run_by_names_has_recipe_noise_and_protocol_of_these_names(plan, made):
     wanted = find_recipe("gce", dataset="cifar10", noise="asymmetric", rate=0.2)
     assert made["terms"] == wanted.terms and made["scale"] == "smoke"
-    assert NoiseSpec.from_dict(made["noise"]) == NoiseSpec.pair(0.2)
+    assert NoiseSpec.from_dict(made["noise"]) == NoiseSpec.pair(0.2) == plan.spec
     assert made["dataset"] == "digits" and made["seed"] == 4
-    assert made["protocol"]["epochs"] == 1 and made["protocol"]["samples"] == 128
+    assert made["protocol"] == plan.protocol.to_dict()
+    assert plan.protocol.epochs == 1 and plan.protocol.samples == 128
     assert len(made["curves"]["test"]) == 1
 
 
@@ -220,9 +222,9 @@ def test_options_go_on_to_fit(monkeypatch):
         return {}
 
     monkeypatch.setattr(experiment, "fit", fit)
-    asked = "digits", "clean", "ce", 2, "smoke"
-    experiment.run_recipe(*asked, recipe_of="mnist", device="cpu")
-    experiment.run_recipe(*asked, recipe_of="mnist", label="mine")
+    plan = Plan("digits", "clean", "ce", "smoke", recipe_of="mnist")
+    plan.run(2, device="cpu")
+    plan.run(2, label="mine")
     assert seen == [
         ("digits", 2, {"device": "cpu", "label": "digits clean ce 2"}),
         ("digits", 2, {"label": "mine"}),
@@ -232,63 +234,47 @@ def test_options_go_on_to_fit(monkeypatch):
 # --- names that are refused before anything is loaded -----------------------------------------
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("cifar10", "symmetric:0.8", "ce_eps+mae", None),
-        ("cifar100", "blocks:0.4", "ce", None),
-        ("mnist", "clean", "gce", None),
-        ("digits", "symmetric:0.4", "ce", "mnist"),
-        ("prototypes-100", "symmetric:0.4", "ce", "cifar100"),
-    ],
-)
-def test_good_names_are_accepted_without_loading(names, monkeypatch):
+@pytest.fixture
+def no_data(monkeypatch):
     monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
-    assert experiment.check_names(*names) is None
 
 
 @pytest.mark.parametrize(
-    "names, says",
+    "names, recipe_of",
     [
-        (("imagenet", "clean", "ce", None), "no data set 'imagenet'; known: digits"),
-        (("mnist", "symetric:0.4", "ce", None), "no noise 'symetric:0.4'; known: cl"),
-        (("mnist", "blocks:0.4", "ce", None), "for cifar100 only$"),
-        (("mnist", "clean", "cee", None), "no recipe for method 'cee'; known: .*ce,"),
-        (("digits", "clean", "ce", None), "dataset .digits.*; --recipe names"),
-        (("digits", "clean", "ce", "mnst"), "dataset 'mnst'; known: .*mnist"),
-        (("mnist", "cifar10n-worse", "ce", None), "are for cifar10, not mnist"),
+        (("cifar10", "symmetric:0.8", "ce_eps+mae"), None),
+        (("cifar100", "blocks:0.4", "ce"), None),
+        (("mnist", "clean", "gce"), None),
+        (("digits", "symmetric:0.4", "ce"), "mnist"),
+        (("fashion_mnist", "symmetric:0.4", "ce"), "mnist"),
+        (("cifar10", "cifar10n-worse", "ce_eps+mae"), None),
+        (("cifar10", "cifar10n-aggre", "ce_eps+mae"), None),
     ],
 )
-def test_bad_names_are_refused_with_those_that_are_known(names, says, monkeypatch):
-    monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
+def test_good_names_are_accepted_without_loading(names, recipe_of, no_data):
+    assert Plan(*names, recipe_of=recipe_of).terms
+
+
+@pytest.mark.parametrize(
+    "names, options, says",
+    [
+        (("imagenet", "clean", "ce"), {}, "no data set 'imagenet'; known: digits"),
+        (("mnist", "symetric:0.4", "ce"), {}, "no noise 'symetric:0.4'; known: cl"),
+        (("mnist", "symmetric:2", "ce"), {}, "rate"),
+        (("mnist", "blocks:0.4", "ce"), {}, "for cifar100 only$"),
+        (("mnist", "clean", "cee"), {}, "no recipe for method 'cee'; known: .*ce,"),
+        (("digits", "clean", "ce"), {}, r"dataset .digits.*; recipe_of \(--recipe\)"),
+        (("digits", "clean", "ce"), {"recipe_of": "mnst"}, "'mnst'; known: .*mnist"),
+        (("mnist", "cifar10n-worse", "ce"), {}, "are for cifar10, not mnist"),
+        (("mnist", "clean", "ce"), {"changes": {"epoch": 1}}, "fields: network"),
+        (("mnist", "clean", "ce"), {"at": "big"}, "one of"),
+    ],
+)
+def test_bad_names_are_refused_with_those_that_are_known(names, options, says, no_data):
     with pytest.raises(ValueError, match=says):
-        experiment.check_names(*names)
-
-
-@pytest.mark.parametrize(
-    "dataset, text, method, options",
-    [
-        ("digits", "symmetric:2", "ce", {"recipe_of": "mnist"}),
-        ("digits", "clean", "cee", {"recipe_of": "mnist"}),
-        ("digits", "clean", "ce", {}),
-        ("nothing", "clean", "ce", {"recipe_of": "mnist"}),
-        ("digits", "clean", "ce", {"recipe_of": "mnist", "changes": {"epoch": 1}}),
-    ],
-)
-def test_a_run_refuses_bad_names_before_it_loads(
-    dataset, text, method, options, monkeypatch
-):
-    monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
-    with pytest.raises(ValueError):
-        experiment.run_recipe(dataset, text, method, 1, "smoke", **options)
+        Plan(*names, **options)
 
 
 def test_one_rate_has_one_name():
     texts = ("symmetric:0.4", "symmetric:.4", "symmetric:0.40", "symmetric:4e-1")
     assert {run_name("mnist", text) for text in texts} == {"mnist_symmetric_0.4"}
-
-
-@pytest.mark.parametrize("text", ["cifar10n-worse", "cifar10n-aggre"])
-def test_labels_by_people_have_recipes_under_their_images_name(text):
-    assert experiment.check_names("cifar10", text, "ce_eps+mae", None) is None
-    assert experiment.planned("cifar10", text, "ce_eps+mae", "smoke")[0]["terms"]
