@@ -25,10 +25,13 @@ __all__ = ['MODELS', 'digits_net', 'published_init', 'mnist_cnn', 'cifar_cnn', '
            'build', 'Prepared']
 
 # %% ../nbs/16_models.ipynb #e3e77ad0
-def _conv(channels_in: int, channels_out: int) -> list[nn.Module]:
-    "3 x 3 convolution, batch norm, ReLU."
+def _conv(
+    channels_in: int, channels_out: int, *, pool: bool = False
+) -> list[nn.Module]:
+    "3 x 3 convolution, batch norm, 2 x 2 maxima if asked, ReLU."
     conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-    return [conv, nn.BatchNorm2d(channels_out), nn.ReLU()]
+    layers = [conv, nn.BatchNorm2d(channels_out), nn.MaxPool2d(2), nn.ReLU()]
+    return layers if pool else layers[:2] + layers[3:]
 
 # %% ../nbs/16_models.ipynb #8f938ab1
 def digits_net(num_classes: int = 10) -> nn.Sequential:
@@ -41,7 +44,7 @@ def digits_net(num_classes: int = 10) -> nn.Sequential:
         TypeError, ValueError: K is not an integer of at least 2.
     """
     k = check_int("num_classes", num_classes, 2)
-    first, second = _conv(1, 32), [*_conv(32, 64), nn.MaxPool2d(2)]
+    first, second = _conv(1, 32), _conv(32, 64, pool=True)
     head = [nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, k)]
     return nn.Sequential(*first, *second, *head)
 
@@ -77,9 +80,8 @@ def mnist_cnn(num_classes: int = 10) -> nn.Sequential:
         TypeError, ValueError: K is not an integer of at least 2.
     """
     k = check_int("num_classes", num_classes, 2)
-    first = [*_conv(1, 32), nn.MaxPool2d(2)]
-    second = [*_conv(32, 64), nn.MaxPool2d(2)]
-    net = nn.Sequential(*first, *second, *_head(64 * 7 * 7, 128, k))
+    body = [*_conv(1, 32, pool=True), *_conv(32, 64, pool=True)]
+    net = nn.Sequential(*body, *_head(64 * 7 * 7, 128, k))
     return published_init(net)
 
 # %% ../nbs/16_models.ipynb #b8a1c08b
@@ -106,7 +108,7 @@ def cifar_cnn(num_classes: int = 10, width: int = 64) -> nn.Sequential:
         raise ValueError(f"width must be a multiple of 16, got {w}")
     layers, last = [], 3
     for size in (w, 2 * w, 49 * w // 16):
-        layers += [*_conv(last, size), *_conv(size, size), nn.MaxPool2d(2)]
+        layers += [*_conv(last, size), *_conv(size, size, pool=True)]
         last = size
     return published_init(nn.Sequential(*layers, *_head(16 * last, 4 * w, k)))
 
