@@ -36,6 +36,7 @@ from epsbook.measure import (
     split,
     standardize,
 )
+from .memory import kept_memory
 from .progress import epochs_left, explain_failure
 from .models import Prepared
 from .protocol import Protocol, protocol_for
@@ -261,7 +262,7 @@ def fit(
     run_id = about | {"images": _images_sha256(d) if checkpoint else ""}
     gpus = [torch.device(device)] if device.startswith("cuda") else []
     exact = torch.backends.cudnn.flags(enabled=True, deterministic=True)
-    with torch.random.fork_rng(gpus), exact:
+    with torch.random.fork_rng(gpus), exact, kept_memory():
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch)
         return about | _outcome(run, s, device)
