@@ -92,7 +92,7 @@ _MEASURED = 10_000
 
 @torch.no_grad()
 def predict(
-    net: nn.Module, x: Num[Tensor, "n c h w"], batch_size: int = 1024
+    net: nn.Module, x: Num[Tensor, "n c h w"], batch_size: int = 256
 ) -> Int64[Tensor, " n"]:
     "Predicted class of each image, (n,), in evaluation mode."
     net.eval()
