@@ -1,22 +1,26 @@
 """Images a second in training, ours beside the released code of Wang et al. (2024).
 
-Calls alternate after one of each to warm up, so that a busy machine slows all alike.
+Rows take turns after one turn each to warm up, so that a busy machine slows all alike,
+and each has a process of its own, so that none gets memory that another left behind.
 `x` is images/s over those of the first row: the median of the ratios round by round,
 the lowest and the highest. `pipeline` and `switches` time epochs of `--batches` batches
-of 128, from drawing order and moves to SGD (cross-entropy, true labels), `augment` one
-thread up to normalized batches, `import` fresh processes, `faithful` the published run
-on a GPU, measurements too. Images that EPSBOOK_DATA lacks are random. The reference
-loads with `--workers` processes (as released: 8). Goals are over the reference.
+of 128 (MNIST: five times as many), from drawing order and moves to SGD (cross-entropy,
+true labels), `augment` one thread up to normalized batches, `import` fresh processes,
+`faithful` the published run on a GPU, measurements too. Images that EPSBOOK_DATA lacks
+are random. The reference loads with `--workers` processes, as released with 8. Goals
+are over the reference.
 Run: python benchmarks/training.py [--reference CLONE] [--only pipeline] [--json FILE]
 """
 
 import argparse
+import contextlib
 import gc
 import json
-import os
+import multiprocessing
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from unittest.mock import patch
@@ -28,12 +32,14 @@ from tqdm import tqdm
 
 from epsbook import data, images, losses, measure, noise, record, train
 from epsbook.augment import augmented
+from epsbook.memory import kept_memory
 
 SIZES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 PLAIN = {"precision": "fp32", "channels_last": False}
 LAST, BF16 = PLAIN | {"channels_last": True}, PLAIN | {"precision": "bf16"}
 FULL = {"precision": "bf16", "channels_last": True}
-SETTINGS = {"fp32": PLAIN, "fp32 channels_last": LAST, "bf16 channels_last": FULL}
+SETTINGS = {"fp32": PLAIN, "fp32 without kept memory": PLAIN}
+SETTINGS |= {"fp32 channels_last": LAST, "bf16 channels_last": FULL}
 GOALS = {"cifar10": {"fp32": 1.1, "bf16 channels_last": 2}, "augment": {"ours": 2.5}}
 GOALS["mnist"] = {"fp32": 2, "bf16 channels_last": 5}
 
@@ -44,7 +50,41 @@ def seconds(call):
     return time.perf_counter() - start
 
 
-def alternate(calls, rounds, clock=seconds):
+def serve(pipe, o, make, kept):
+    "Times the call that `make` makes, whenever it is asked to."
+    torch.set_num_threads(o.threads)
+    if o.reference:  # before this folder, which has a losses.py too
+        sys.path.insert(0, o.reference)
+        sys.dont_write_bytecode = True
+    memory = kept_memory() if kept else contextlib.nullcontext()
+    with memory, torch.backends.cudnn.flags(True, deterministic=True):
+        call = make(o)
+        while pipe.recv():
+            pipe.send(seconds(call))
+
+
+def asked(pipe):
+    pipe.send(True)
+    return pipe.recv()
+
+
+@contextlib.contextmanager
+def processes(o, makes):
+    "A pipe to each row's process."
+    spawn, pipes, running = multiprocessing.get_context("spawn"), {}, []
+    for name, make in makes.items():
+        pipes[name], end = spawn.Pipe()
+        kept = name != "reference" and "without kept memory" not in name
+        running.append(spawn.Process(target=serve, args=(end, o, make, kept)))
+        running[-1].start()
+        end.close()
+    yield pipes
+    for pipe, process in zip(pipes.values(), running, strict=True):
+        pipe.send(False)
+        process.join()
+
+
+def alternate(calls, rounds, clock):
     "Seconds of each call in each round, by name."
     bar = tqdm(range(rounds + 1), leave=False, disable=None)
     rows = [[clock(call) for call in calls.values()] for _ in bar]
@@ -67,17 +107,24 @@ def show(o, table, name, found=(), unit="x", goal=None, **numbers):
             file.write(json.dumps(row) + "\n")
 
 
-def speeds(o, table, d, calls, goals):
-    times = alternate(calls, o.rounds)
+def speeds(o, table, data_name, makes, goals):
+    with processes(o, makes) as pipes:
+        times = alternate(pipes, o.rounds, asked)
+    o = argparse.Namespace(**vars(o) | {"batches": batches(o, data_name)})
     for name, found in times.items():
-        speed = {"images/s": len(d.train_labels) / float(np.median(found))}
+        speed = {"images/s": o.batches * 128 / float(np.median(found))}
         goal = goals.get(name) if "reference" in times else None
         ratios = next(iter(times.values())) / found
-        show(o, table, f"{d.name} {name}", ratios, goal=goal, **speed)
+        show(o, table, f"{data_name} {name}", ratios, goal=goal, **speed)
 
 
-def dataset(o, name, n):
+def batches(o, name):
+    return o.batches * (5 if name == "mnist" else 1)
+
+
+def dataset(o, name, n=0):
     "A data set with n images to train on; random ones if there are no others."
+    n = n or batches(o, name) * 128
     if name in o.random:
         x = torch.randint(256, (n, *SIZES[name]), dtype=torch.uint8)
         y = torch.arange(n) % 10
@@ -102,15 +149,16 @@ def loader(o, d, workers):
     x, y = d.train_images.permute(0, 2, 3, 1).contiguous(), d.train_labels
     made.data, made.targets = (x[..., 0], y) if gray else (x.numpy(), y.tolist())
     made.transform, made.target_transform = get_transforms(d.name)[0], None
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more than cores
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     return DataLoader(made, 128, True, pin_memory=o.device != "cpu", **options)
 
 
-def fed(batches, net, logits, optimizer, loss, device, released):
+def fed(found, net, logits, optimizer, loss, device, released):
     "An epoch of images from a loader; the released code waits at each step."
     total, _ = 0, net.train()
     with torch.backends.cudnn.flags(True, released, deterministic=not released):
-        for x, y in batches:
+        for x, y in found:
             optimizer.zero_grad()
             value = loss(logits(x.to(device)), y.to(device))
             value.backward()
@@ -120,18 +168,26 @@ def fed(batches, net, logits, optimizer, loss, device, released):
     float(total)
 
 
-def their_epoch(o, d):
+def their_epoch(name, o):
     from config import get_loss_config
     from models import CNN
 
-    net, p = CNN(d.name).to(o.device), train.protocol_for(d.name, "paper")
+    net, p = CNN(name).to(o.device), train.protocol_for(name, "paper")
     sgd = torch.optim.SGD(net.parameters(), p.lr, p.momentum, 0, p.weight_decay)
-    loss = get_loss_config(argparse.Namespace(loss="CE", dataset=d.name))
-    return partial(fed, loader(o, d, o.workers), net, net, sgd, loss, o.device, True)
+    loss = get_loss_config(argparse.Namespace(loss="CE", dataset=name))
+    found = loader(o, dataset(o, name), o.workers)
+    return partial(fed, found, net, net, sgd, loss, o.device, True)
 
 
-def loaded_epoch(o, d):
+def our_epoch(name, o, change=lambda run: None, **settings):
+    run = start(o, dataset(o, name), **settings)
+    change(run)
+    return partial(train._epoch, run)
+
+
+def loaded_epoch(name, o):
     "Ours at the full setting, fed by their loader, which normalizes."
+    d = dataset(o, name)
     run = start(o, d, **FULL)
     pixels = partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
     bf16 = torch.autocast(run.labels.device.type, torch.bfloat16)
@@ -141,44 +197,59 @@ def loaded_epoch(o, d):
 
 def pipeline(o):
     for name in ("cifar10", "mnist"):
-        d = dataset(o, name, o.batches * 128)
-        calls = {"reference": their_epoch(o, d)} if o.reference else {}
+        makes = {"reference": partial(their_epoch, name)} if o.reference else {}
         for setting, changes in SETTINGS.items():
-            calls[setting] = partial(train._epoch, start(o, d, **changes))
-        speeds(o, "pipeline", d, calls, GOALS[name])
+            makes[setting] = partial(our_epoch, name, **changes)
+        speeds(o, "pipeline", name, makes, GOALS[name])
+
+
+def load_only(name, o):
+    return partial(all, loader(o, dataset(o, name), 0))  # `all` takes every batch
+
+
+def move_only(run):
+    run.net.net = torch.nn.Identity()
+    run.step = lambda b: run.net(augmented(run.images, b, run.moves))[0, 0, 0, :2]
 
 
 def augment(o):
-    "On one thread; `all` takes every batch."
-    o = argparse.Namespace(**vars(o) | {"device": "cpu"})
-    torch.set_num_threads(1)
+    "On one thread."
+    o = argparse.Namespace(**vars(o) | {"device": "cpu", "threads": 1})
     for name in ("cifar10", "cifar100"):
-        d = dataset(o, name, o.batches * 128)
-        calls = {"reference": partial(all, loader(o, d, 0))} if o.reference else {}
-        run = start(o, d, network="cifar_cnn_half", **PLAIN)
-        run.net.net = torch.nn.Identity()
-        run.step = lambda b, r=run: r.net(augmented(r.images, b, r.moves))[0, 0, 0, :2]
-        calls["ours"] = partial(train._epoch, run)
-        speeds(o, "augment", d, calls, GOALS["augment"])
+        makes = {"reference": partial(load_only, name)} if o.reference else {}
+        small = {"network": "cifar_cnn_half"} | PLAIN
+        makes["ours"] = partial(our_epoch, name, change=move_only, **small)
+        speeds(o, "augment", name, makes, GOALS["augment"])
+
+
+def asking(run):
+    step = run.step
+    run.step = lambda b: ((found := step(b))[0].item(), found[1])
+
+
+def eager(run):
+    run.step = partial(train._step, run)
+
+
+def compiled(run):
+    run.net.compile()
 
 
 def switches(o):
+    off = {"all": FULL, "without bf16": LAST, "without channels_last": BF16}
+    off |= {"without kept memory": FULL}
+    changed = {".item() each step": asking}
+    if o.device != "cpu":
+        changed |= {"without CUDA graph": eager}
+    if o.compile:
+        changed |= {"with torch.compile": compiled}
     for name in ("mnist", "cifar10"):
-        d = dataset(o, name, o.batches * 128)
-        runs = {"all": start(o, d, **FULL), "without bf16": start(o, d, **LAST)}
-        runs["without channels_last"] = start(o, d, **BF16)
-        run = runs[".item() each step"] = start(o, d, **FULL)
-        run.step = lambda b, f=run.step: ((found := f(b))[0].item(), found[1])
-        if o.device != "cpu":
-            run = runs["without CUDA graph"] = start(o, d, **FULL)
-            run.step = partial(train._step, run)
-        if o.compile:
-            run = runs["with torch.compile"] = start(o, d, **FULL)
-            run.net.compile()
-        calls = {k: partial(train._epoch, run) for k, run in runs.items()}
+        makes = {k: partial(our_epoch, name, **v) for k, v in off.items()}
+        for k, change in changed.items():
+            makes[k] = partial(our_epoch, name, change=change, **FULL)
         if o.reference:
-            calls["PIL in a DataLoader"] = loaded_epoch(o, d)
-        speeds(o, "switches", d, calls, {})
+            makes["PIL in a DataLoader"] = partial(loaded_epoch, name)
+        speeds(o, "switches", name, makes, {})
 
 
 def imports(o):
@@ -224,7 +295,7 @@ def faithful(o):
 TABLES = {"import": imports, "pipeline": pipeline, "augment": augment}
 TABLES |= {"switches": switches, "faithful": faithful}
 OPTIONS = {"reference": "", "json": "", "rounds": 7, "batches": 20, "epochs": 4}
-OPTIONS |= {"workers": os.cpu_count(), "threads": torch.get_num_threads()}
+OPTIONS |= {"workers": 8, "threads": torch.get_num_threads()}
 OPTIONS["device"] = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -235,14 +306,10 @@ def main():
     for name, value in OPTIONS.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     o = parser.parse_args()
-    if o.reference:  # before this folder, which has a losses.py too
-        sys.path.insert(0, o.reference)
-        sys.dont_write_bytecode = True
     o.random = [k for k in SIZES if not all(p.exists() for p in images.image_files(k))]
     print(record.hardware(o.device)["name"], "| random:", *o.random or ["none"])
     with torch.backends.cudnn.flags(True, deterministic=True):  # as `fit` has it
         for name in o.only or TABLES:
-            torch.set_num_threads(o.threads)
             TABLES[name](o)
 
 

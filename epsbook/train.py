@@ -124,6 +124,20 @@ def _optimizer(net: nn.Module, protocol: Protocol, device: torch.device):
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR
     return optimizer, cosine(optimizer, protocol.epochs)
 
+# %% ../nbs/17_training.ipynb #17a0f001
+def _own_generators(loss: losses.Loss) -> list[torch.Generator]:
+    parts = (getattr(m, "generator", None) for m in loss.modules())
+    return [g for g in parts if isinstance(g, torch.Generator)]
+
+
+def _fast_step(run: _Run, device: torch.device) -> Callable:
+    "The step, recorded where it can be."
+    step = partial(_step, run)
+    # A recorded step cannot draw from a generator of the loss's own.
+    if device.type != "cuda" or _own_generators(run.loss):
+        return step
+    return Graphed(step, run.protocol.batch_size)
+
 # %% ../nbs/17_training.ipynb #9c4d5618
 def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     "A run before its first step."
@@ -140,9 +154,7 @@ def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     order = torch.Generator().manual_seed(seed)
     parts = protocol, net, loss.to(device), *_optimizer(net, protocol, device)
     run = _Run(*parts, order, images, s.y, moves)
-    run.step = partial(_step, run)
-    if device.type == "cuda":
-        run.step = Graphed(run.step, protocol.batch_size)
+    run.step = _fast_step(run, device)
     return run
 
 # %% ../nbs/17_training.ipynb #e9fba470
@@ -153,9 +165,7 @@ def _parts(run: _Run) -> list:
 
 def _generators(run: _Run) -> list[torch.Generator]:
     "Generators that the run draws from, besides torch's own."
-    parts = (getattr(m, "generator", None) for m in run.loss.modules())
-    found = [g for g in parts if isinstance(g, torch.Generator)]
-    return [run.order, *found]
+    return [run.order, *_own_generators(run.loss)]
 
 # %% ../nbs/17_training.ipynb #abc1c390
 def _train(

@@ -5,12 +5,14 @@ import json
 import re
 import tomllib
 from importlib.resources import files
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
 
 from epsbook import data, images, models, noise, record, train
+from epsbook.graphs import Graphed
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
 from epsbook.losses.recipes import build_loss, known_recipes
 from epsbook.protocol import protocol_for
@@ -35,6 +37,22 @@ EXPERIMENTS = ("wrong_labels", "eps_softmax", "ce_decay", "ce_short")
 @pytest.fixture(scope="module")
 def run():
     return train.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
+
+
+@pytest.mark.parametrize(
+    ("loss", "device", "recorded"),
+    [
+        (CELoss(), "cuda", True),
+        (NLNLLoss(), "cuda", True),
+        (NLNLLoss(generator=torch.Generator()), "cuda", False),
+        (CELoss() + NLNLLoss(generator=torch.Generator()), "cuda", False),
+        (CELoss(), "cpu", False),
+    ],
+)
+def test_a_step_is_recorded_unless_its_loss_draws_by_itself(loss, device, recorded):
+    made = SimpleNamespace(loss=loss, protocol=protocol_for("digits"))
+    step = train._fast_step(made, torch.device(device))
+    assert isinstance(step, Graphed) == recorded
 
 
 # ---- records ----------------------------------------------------------------
