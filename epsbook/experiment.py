@@ -29,21 +29,8 @@ def _terms(method: str, dataset: str, spec: NoiseSpec) -> list[dict]:
 
 # %% ../nbs/A28_experiment.ipynb #121bad6c
 @dataclass
-class Plan:
-    """A published method on a published kind of noise, by their names.
-
-    Args:
-        dataset: name for `epsbook.data.load`.
-        noise: such as "symmetric:0.8" (`epsbook.named.named_noise`).
-        method: name for `epsbook.losses.recipe`.
-        at: the scale; by default the one in force.
-        recipe_of: the data set whose recipe is used, if not `dataset`.
-        changes: fields of the protocol to set otherwise.
-
-    Raises:
-        ValueError: no such name; the known ones are listed.
-        TypeError: a field of the protocol has another type.
-    """
+class _Names:
+    "What a run is called by, and what that stands for."
 
     dataset: str
     noise: str
@@ -68,6 +55,23 @@ class Plan:
             if not self.recipe_of:
                 message += "; recipe_of (--recipe) names another data set's"
             raise ValueError(message) from None
+
+# %% ../nbs/A28_experiment.ipynb #4b2500f3
+class Plan(_Names):
+    """A published method on a published kind of noise, by their names.
+
+    Args:
+        dataset: name for `epsbook.data.load`.
+        noise: such as "symmetric:0.8" (`epsbook.named.named_noise`).
+        method: name for `epsbook.losses.recipe`.
+        at: the scale; by default the one in force.
+        recipe_of: the data set whose recipe is used, if not `dataset`.
+        changes: fields of the protocol to set otherwise.
+
+    Raises:
+        ValueError: no such name; the known ones are listed.
+        TypeError: a field of the protocol has another type.
+    """
 
     @property
     def head(self) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def test_help_has_an_example(command):
         ([*RUN, "--noise", "clean", "--loss", "ce", "--set", "epochs"], "epochs=15"),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--set", "epochs=x"], "integer"),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--set", "epoch=1"], "fields:"),
-        (["run", "--dataset", "x", "--noise", "clean", "--loss", "ce"], "no protocol"),
+        (["run", "--dataset", "x", "--noise", "clean", "--loss", "ce"], "no data set"),
         (
             ["run", "--dataset", "digits", "--noise", "clean", "--loss", "ce"],
             "recipe_of (--recipe) names another",
