@@ -5,7 +5,7 @@
 # %% ../nbs/A20_graphs.ipynb #bbe58c8b
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Step = Callable[[Int64[Tensor, " b"]], tuple[Tensor, ...]]
 
 # %% auto #0
-__all__ = ['Graphed']
+__all__ = ['Graphed', 'recorded']
 
 # %% ../nbs/A20_graphs.ipynb #0b916887
 def _aside(step: Step, batch: Int64[Tensor, " b"]) -> tuple[Tensor, ...]:
@@ -63,3 +63,21 @@ class Graphed:
         with torch.cuda.graph(graph):
             self.found = self.step(self.batch)
         self.graph = graph
+
+# %% ../nbs/A20_graphs.ipynb #a20d0002
+def recorded(
+    step: Step,
+    size: int,
+    device: torch.device,
+    generators: Sequence[torch.Generator] = (),
+) -> Step:
+    """`step`, as `Graphed` for batches of `size` where it can be recorded.
+
+    Args:
+        step, size: of `Graphed`.
+        device: where the step is done; only "cuda" can record.
+        generators: from which the step draws, besides torch's own.
+    """
+    if device.type != "cuda" or generators:
+        return step
+    return Graphed(step, size)

@@ -24,7 +24,7 @@ from epsbook.checkpoint import (
     thaw,
     weights_sha256,
 )
-from .graphs import Graphed
+from .graphs import recorded
 from .losses.recipes import build_loss
 from epsbook.measure import (
     Split,
@@ -125,18 +125,10 @@ def _optimizer(net: nn.Module, protocol: Protocol, device: torch.device):
     return optimizer, cosine(optimizer, protocol.epochs)
 
 # %% ../nbs/17_training.ipynb #17a0f001
-def _own_generators(loss: losses.Loss) -> list[torch.Generator]:
+def _generators(loss: losses.Loss) -> list[torch.Generator]:
+    "Generators that the loss draws from, besides torch's own."
     parts = (getattr(m, "generator", None) for m in loss.modules())
     return [g for g in parts if isinstance(g, torch.Generator)]
-
-
-def _fast_step(run: _Run, device: torch.device) -> Callable:
-    "The step, recorded where it can be."
-    step = partial(_step, run)
-    # A recorded step cannot draw from a generator of the loss's own.
-    if device.type != "cuda" or _own_generators(run.loss):
-        return step
-    return Graphed(step, run.protocol.batch_size)
 
 # %% ../nbs/17_training.ipynb #9c4d5618
 def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
@@ -154,18 +146,15 @@ def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     order = torch.Generator().manual_seed(seed)
     parts = protocol, net, loss.to(device), *_optimizer(net, protocol, device)
     run = _Run(*parts, order, images, s.y, moves)
-    run.step = _fast_step(run, device)
+    step, drawn = partial(_step, run), _generators(run.loss)
+    run.step = recorded(step, protocol.batch_size, device, drawn)
     return run
 
 # %% ../nbs/17_training.ipynb #e9fba470
-def _parts(run: _Run) -> list:
-    "What a checkpoint holds the state of."
-    return [run.net, run.loss, run.optimizer, run.schedule]
-
-
-def _generators(run: _Run) -> list[torch.Generator]:
-    "Generators that the run draws from, besides torch's own."
-    return [run.order, *_own_generators(run.loss)]
+def _state(run: _Run) -> tuple[list, list[torch.Generator]]:
+    "What a checkpoint holds the state of: parts, and generators."
+    parts = [run.net, run.loss, run.optimizer, run.schedule]
+    return parts, [run.order, *_generators(run.loss)]
 
 # %% ../nbs/17_training.ipynb #abc1c390
 def _train(
@@ -179,7 +168,7 @@ def _train(
     "All epochs that are left; after each, a checkpoint."
     state = load_checkpoint(file, about) if file else None
     if state:
-        thaw(_parts(run), _generators(run), state["frozen"])
+        thaw(*_state(run), state["frozen"])
         run.rows, run.seconds = state["rows"], state["seconds"]
     for bar in epochs_left(len(run.rows), run.protocol.epochs, label):
         start = time.perf_counter()
@@ -190,7 +179,7 @@ def _train(
         bar.set_postfix(test=f"{run.rows[-1]['test']:.3f}", refresh=False)
         if file:
             state = {"rows": run.rows, "seconds": run.seconds}
-            state["frozen"] = freeze(_parts(run), _generators(run))
+            state["frozen"] = freeze(*_state(run))
             save_checkpoint(file, about, state)
         if watch:
             watch(run.rows)

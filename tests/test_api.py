@@ -275,7 +275,9 @@ def rowless(text):
     for name, loss in loss_classes().items():
         row = name, notebook(loss.__module__)
         if row not in rows:
-            yield "the table of nbs/losses.ipynb lacks '| [`{}`]({})<br>…'.".format(*row)
+            yield "the table of nbs/losses.ipynb lacks '| [`{}`]({})<br>…'.".format(
+                *row
+            )
 
 
 def catalog():

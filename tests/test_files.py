@@ -159,6 +159,7 @@ def test_or_not_at_all(tmp_path):
 )
 def test_a_folder_that_cannot_hold_a_file(tmp_path, number, message, monkeypatch):
     monkeypatch.setenv("EPSBOOK_DATA", str(tmp_path))
+
     def fails(file):
         raise OSError(number, os.strerror(number))
 

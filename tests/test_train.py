@@ -5,14 +5,12 @@ import json
 import re
 import tomllib
 from importlib.resources import files
-from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
 
-from epsbook import data, images, models, noise, record, train
-from epsbook.graphs import Graphed
+from epsbook import data, graphs, images, models, noise, record, train
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
 from epsbook.losses.recipes import build_loss, known_recipes
 from epsbook.protocol import protocol_for
@@ -50,9 +48,9 @@ def run():
     ],
 )
 def test_a_step_is_recorded_unless_its_loss_draws_by_itself(loss, device, recorded):
-    made = SimpleNamespace(loss=loss, protocol=protocol_for("digits"))
-    step = train._fast_step(made, torch.device(device))
-    assert isinstance(step, Graphed) == recorded
+    drawn = train._generators(loss)
+    step = graphs.recorded(len, 8, torch.device(device), drawn)
+    assert isinstance(step, graphs.Graphed) if recorded else step is len
 
 
 # ---- records ----------------------------------------------------------------
