@@ -78,10 +78,17 @@ def processes(o, makes):
         running.append(spawn.Process(target=serve, args=(end, o, make, kept)))
         running[-1].start()
         end.close()
-    yield pipes
-    for pipe, process in zip(pipes.values(), running, strict=True):
-        pipe.send(False)
-        process.join()
+    try:
+        yield pipes
+        for pipe in pipes.values():
+            pipe.send(False)
+    except BaseException:
+        for process in running:
+            process.terminate()
+        raise
+    finally:
+        for process in running:
+            process.join()
 
 
 def alternate(calls, rounds, clock):
