@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 __all__ = ['kept_memory']
 
 # %% ../nbs/A32_memory.ipynb #a32c0de7
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers them
-_NEVER, _GB, _MB = -1, 2**30, 2**20
+# As <malloc.h> numbers them.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER, _MB = -1, 2**20
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -34,20 +35,22 @@ def _glibc() -> ctypes.CDLL | None:
 def kept_memory() -> Iterator[None]:
     """While it lasts, memory that is freed stays with the process.
 
-    Afterwards it is given back, and glibc decides as it ends up doing by
-    itself: blocks of 32 MB and more return at once, and 64 MB may lie free at
-    the end of the heap. Numbers do not depend on it. Without glibc, nothing
-    happens.
+    Afterwards it is given back; from then on blocks of 32 MB and more return
+    at once, and 64 MB may lie free at the end of the heap, which is where
+    glibc's own rule ends up. This holds for the whole process, and the first
+    to leave ends it for all. Results do not depend on it. Without glibc,
+    nothing happens.
     """
     library = _glibc()
     if library is None:
         yield
         return
-    library.mallopt(_MMAP_THRESHOLD, _GB)
+    library.mallopt(_MMAP_MAX, 0)
     library.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
+        library.mallopt(_MMAP_MAX, 2**16)
         library.mallopt(_MMAP_THRESHOLD, 32 * _MB)
         library.mallopt(_TRIM_THRESHOLD, 64 * _MB)
         library.malloc_trim(0)
