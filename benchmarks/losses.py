@@ -4,11 +4,14 @@ Calls alternate, so that a busy machine slows all alike; the figure is the
 median of the ratios. With a clone of the reference (github.com/cswjl/
 eps-softmax) its losses stand beside ours. `memory` is what one pass at
 256 x 50,000 takes beside its logits, over that of cross-entropy (Linux).
+Large batches depend on whether the system takes memory back between passes,
+as it does by default; `--kept-memory` keeps it, as training does.
 
-Run: python benchmarks/losses.py [--reference CLONE] [--threads 2] [--only ce]
+Run: python benchmarks/losses.py [--reference CLONE] [--threads 2] [--only CE]
 """
 
 import argparse
+import contextlib
 import importlib.util
 import statistics
 import subprocess
@@ -22,6 +25,7 @@ from tqdm import tqdm
 
 from epsbook import losses as ours
 from epsbook.losses.recipes import build_loss
+from epsbook.memory import kept_memory
 
 SHAPES = {(128, 10): 1000, (128, 100): 1000, (1024, 1000): 40, (256, 50_000): 8}
 MAE = {"loss": "MAELoss"}
@@ -135,11 +139,14 @@ def resident(kind):
     return int(status.split(f"{kind}:")[1].split()[0]) * 1024
 
 
-def cells(name, module):
-    "Ours, and the reference in brackets, for each shape; then memory."
+def cells(name, module, compiled):
+    "Ours, and the reference in brackets, for each shape."
     terms, call = LOSSES[name]
     for (n, k), rounds in SHAPES.items():
         pair = [build(terms, k)]
+        if compiled and pair[0] is not None:
+            torch.compiler.reset()
+            pair = [torch.compile(pair[0], fullgraph=True, dynamic=False)]
         if module and call:
             arguments = [k if a == "K" else a for a in call[1:]]
             pair.append(getattr(module, call[0])(*arguments))
@@ -155,6 +162,8 @@ def main():
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=LOSSES, action="append")
+    parser.add_argument("--compile", action="store_true", help="ours")
+    parser.add_argument("--kept-memory", action="store_true", help="for both")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -164,8 +173,11 @@ def main():
     heads = [f"{n}x{k}" for n, k in SHAPES]
     print("loss       ", *(h.rjust(13) for h in heads), " memory", flush=True)
     base = peak("torch")
+    memory_kept = kept_memory if options.kept_memory else contextlib.nullcontext
     for name in tqdm(options.only or LOSSES, disable=None):
-        row = [c.rjust(13) for c in cells(name, module)]
+        with memory_kept():
+            found = list(cells(name, module, options.compile))
+        row = [c.rjust(13) for c in found]
         memory = peak(name) / base
         print(f"{name:<11}", *row, f"{memory:7.2f}", flush=True)
 

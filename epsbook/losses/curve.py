@@ -38,12 +38,16 @@ class Curve(Protocol):
         ...
 
 # %% ../../nbs/A2_curves.ipynb #c9e2be61
+def _uses_top(curve: Curve) -> bool:
+    return getattr(curve, "uses_top", True)
+
+
 class CurveSum:
     "Weighted sum of curves, itself a curve."
 
     def __init__(self, terms: Sequence[tuple[float, Curve]]) -> None:
         self.terms = tuple(terms)
-        self.uses_top = any(getattr(t, "uses_top", True) for _, t in terms)
+        self.uses_top = any(_uses_top(t) for _, t in terms)
         self.varies = any(getattr(t, "varies", False) for _, t in terms)
 
     def curve(self, num_classes: int) -> CurveSum:
@@ -150,7 +154,7 @@ def every_label(
     dim = class_dim(logits)
     log_p = logits.log_softmax(dim)
     top = None
-    if getattr(curve, "uses_top", True):
+    if _uses_top(curve):
         first = logits.argmax(dim, keepdim=True)
         top = torch.zeros_like(log_p, dtype=torch.bool).scatter(
             dim, first, True
@@ -158,20 +162,41 @@ def every_label(
     return _apply(log_p, 1, top, curve)
 
 # %% ../../nbs/A2_curves.ipynb #67cfd387
-_BLOCK = 1 << 17  # logits at a time: half a megabyte in float32
+_SEARCHED = 1 << 16  # with fewer logits than this, argmax is the faster
 
 
-def _ce_and_top(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    "Cross-entropy, and whether the label is the first largest logit."
-    ce = _cross_entropy(logits, target)
-    index = target.unsqueeze(1)
+def _is_eager_cpu(logits: Tensor) -> bool:
+    "Can Python look at the numbers, and is nothing else to come of them?"
+    on_cpu = logits.device.type == "cpu"
+    return on_cpu and not torch.compiler.is_compiling() and _is_plain()
+
+
+def _is_top(logits: Tensor, target: Tensor, ce: Tensor) -> Tensor:
+    "Is the label the first largest logit?"
+    small = logits.ndim == 1 or logits.numel() < _SEARCHED
+    if small or not _is_eager_cpu(logits):
+        return logits.argmax(class_dim(logits)) == target
+    logits, index = logits.detach(), target.unsqueeze(1)
     top = logits.gather(1, index).squeeze(1) == logits.amax(1)
-    # Two equal logits can both be the largest only if p_y <= 1/2.
-    tied = top & (ce > 0.5)
+    tied = top & (ce.detach() > 0.5)
     if tied.any():
         rows = logits.movedim(1, -1)[tied]
         top[tied] = rows.argmax(-1) == target[tied]
-    return ce, top
+    return top
+
+# %% ../../nbs/A2_curves.ipynb #8785051c
+_BLOCK = 1 << 19  # logits at a time: 2 MB in float32
+
+
+def _ce_in_blocks(logits: Tensor, target: Tensor) -> Tensor:
+    "Cross-entropy; the log probabilities of all blocks take one place."
+    rows = max(1, _BLOCK * len(logits) // logits.numel())
+    place, found = torch.empty_like(logits[:rows]), []
+    for x, y in zip(logits.split(rows), target.split(rows), strict=True):
+        log_p = torch.log_softmax(x, 1, out=place[: len(x)])
+        nll = F.nll_loss(log_p, y, reduction="none", ignore_index=NO_LABEL)
+        found.append(nll)
+    return torch.cat(found)
 
 # %% ../../nbs/A2_curves.ipynb #38b6e9c1
 class _Blocks(torch.autograd.Function):
@@ -179,10 +204,8 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits, target, curve, mean):
-        rows = max(1, _BLOCK * len(logits) // logits.numel())
-        blocks = zip(logits.split(rows), target.split(rows), strict=True)
-        parts = [_ce_and_top(*block) for block in blocks]
-        ce, top = (torch.cat(x) for x in zip(*parts, strict=True))
+        ce = _ce_in_blocks(logits, target)
+        top = _is_top(logits, target, ce) if _uses_top(curve) else None
         ctx.curve, ctx.divisor = curve, ce.numel() if mean else 1
         ctx.save_for_backward(logits, target, ce, top)
         value = curve.phi(-ce, top)
@@ -215,11 +238,8 @@ def given_label(
         IndexError: a label is not in 0..C-1 (on a CPU).
     """
     large = logits.ndim > 1 and logits.numel() > _BLOCK
-    if large and logits.device.type == "cpu":
-        if not torch.compiler.is_compiling() and _is_plain():
-            return _Blocks.apply(logits, target, curve, mean)
+    if large and _is_eager_cpu(logits):
+        return _Blocks.apply(logits, target, curve, mean)
     ce = _cross_entropy(logits, target)
-    top = None
-    if getattr(curve, "uses_top", True):
-        top = logits.argmax(class_dim(logits)) == target
+    top = _is_top(logits, target, ce) if _uses_top(curve) else None
     return _apply(ce, -1, top, curve, mean)
