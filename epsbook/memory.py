@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,26 +32,45 @@ def _glibc() -> ctypes.CDLL | None:
     return library if all(hasattr(library, n) for n in names) else None
 
 
+def _keep(library: ctypes.CDLL) -> None:
+    library.mallopt(_MMAP_MAX, 0)
+    library.mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def _release(library: ctypes.CDLL) -> None:
+    library.mallopt(_MMAP_MAX, 2**16)
+    library.mallopt(_MMAP_THRESHOLD, 32 * _MB)
+    library.mallopt(_TRIM_THRESHOLD, 64 * _MB)
+    library.malloc_trim(0)
+
+# %% ../nbs/A32_memory.ipynb #399882fd
+_LOCK, _keepers = threading.Lock(), 0
+
+
+def _count(change: int) -> None:
+    "The first to come keeps the memory, the last to go releases it."
+    global _keepers
+    library = _glibc()
+    with _LOCK:
+        before, _keepers = _keepers, _keepers + change
+        if library and not before:
+            _keep(library)
+        elif library and not _keepers:
+            _release(library)
+
+
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
     """While it lasts, memory that is freed stays with the process.
 
     Afterwards it is given back; from then on blocks of 32 MB and more return
     at once, and 64 MB may lie free at the end of the heap, which is where
-    glibc's own rule ends up. This holds for the whole process, and the first
-    to leave ends it for all. Results do not depend on it. Without glibc,
+    glibc's own rule ends up. This holds for the whole process, until the last
+    of those that overlap ends. Results do not depend on it. Without glibc,
     nothing happens.
     """
-    library = _glibc()
-    if library is None:
-        yield
-        return
-    library.mallopt(_MMAP_MAX, 0)
-    library.mallopt(_TRIM_THRESHOLD, _NEVER)
+    _count(1)
     try:
         yield
     finally:
-        library.mallopt(_MMAP_MAX, 2**16)
-        library.mallopt(_MMAP_THRESHOLD, 32 * _MB)
-        library.mallopt(_TRIM_THRESHOLD, 64 * _MB)
-        library.malloc_trim(0)
+        _count(-1)

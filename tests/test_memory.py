@@ -57,6 +57,19 @@ print(int(faults() > 10_000))
     assert again == 1  # blocks return to the kernel as before
 
 
+@glibc
+def test_the_last_to_go_releases_it():
+    without, kept, after = counted("""
+print(faults())
+outer, inner = kept_memory(), kept_memory()
+outer.__enter__(); inner.__enter__()
+faults(); outer.__exit__(None, None, None)
+print(faults()); inner.__exit__(None, None, None)
+print(faults())
+""")
+    assert kept < without / 100 < after
+
+
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_elsewhere_no_library_is_asked(platform, monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", platform)
@@ -74,8 +87,8 @@ def test_a_library_without_mallopt_is_left_alone(monkeypatch):
 
 def test_training_keeps_its_memory(monkeypatch):
     seen = []
-    monkeypatch.setattr(memory, "_glibc", lambda: seen.append("asked"))
+    monkeypatch.setattr(memory, "_count", seen.append)
     protocol = train.protocol_for("digits", "smoke", epochs=1, samples=128)
     parts = data.load("digits"), noise.NoiseSpec.clean(), losses.CELoss()
     train.fit(*parts, protocol, 1, "cpu")
-    assert seen == ["asked"]
+    assert seen == [1, -1]
