@@ -166,7 +166,9 @@ def _train(
     watch: Callable[[list], None] | None,
 ) -> None:
     "All epochs that are left; after each, a checkpoint."
-    state = load_checkpoint(file, about) if file else None
+    # Onto the device: a rate that is a tensor elsewhere, a recording keeps.
+    device = str(run.labels.device)
+    state = load_checkpoint(file, about, device) if file else None
     if state:
         thaw(*_state(run), state["frozen"])
         run.rows, run.seconds = state["rows"], state["seconds"]

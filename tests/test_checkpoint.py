@@ -27,6 +27,8 @@ def test_what_is_saved_is_loaded(file):
     found = load_checkpoint(file, {"seed": 1, "lr": 0.1})
     assert torch.equal(found["w"], state["w"]) and found["rows"] == state["rows"]
     assert [p.name for p in file.parent.iterdir()] == ["run.pt"]
+    there = load_checkpoint(file, {"seed": 1, "lr": 0.1}, "meta")
+    assert there["w"].device.type == "meta"
 
 
 @pytest.mark.parametrize(

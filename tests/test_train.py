@@ -408,20 +408,39 @@ LOSSES = {
 }
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_an_interrupted_run_ends_with_the_same_weights(tiny, tmp_path, name, epochs):
+def test_an_interrupted_run_ends_with_the_same_weights(
+    tiny, tmp_path, name, epochs, device
+):
     p = small(**MOVED, epochs=3, validation=0)
     asked = pictures(), noise.NoiseSpec.symmetric(0.4)
-    whole = train.fit(*asked, LOSSES[name](), p, 1)
+    whole = train.fit(*asked, LOSSES[name](), p, 1, device)
     file = tmp_path / "run.pt"
     with pytest.raises(Stopped):
         watch = stop_after(epochs)
-        train.fit(*asked, LOSSES[name](), p, 1, checkpoint=file, watch=watch)
+        train.fit(*asked, LOSSES[name](), p, 1, device, checkpoint=file, watch=watch)
     torch.rand(3)  # what happens in between does not matter
-    again = train.fit(*asked, LOSSES[name](), p, 1, checkpoint=file)
+    again = train.fit(*asked, LOSSES[name](), p, 1, device, checkpoint=file)
     for key in ("weights_sha256", "curves", "recall", "accuracy"):
         assert again[key] == whole[key]
+
+
+def test_a_checkpoint_is_read_onto_the_device_of_the_run(tiny, tmp_path, monkeypatch):
+    # A learning rate left on the CPU would be a constant in a CUDA graph.
+    file, asked = tmp_path / "run.pt", []
+
+    def load(path, about, device):
+        asked.append((path, device))
+
+    monkeypatch.setattr(train, "load_checkpoint", load)
+    p = small(**MOVED, validation=0)
+    train.fit(pictures(), noise.NoiseSpec.clean(), CELoss(), p, 1, checkpoint=file)
+    assert asked == [(file, "cpu")]
 
 
 def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
