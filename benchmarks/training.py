@@ -296,7 +296,7 @@ def plain(step, *_):
 def faithful(o):
     if not o.device.startswith("cuda"):
         return print("faithful  needs a GPU: left out")
-    d = dataset(o, "cifar10", 50_000, 10_000)
+    d = dataset(o, "cifar10", 50_000)
     for name, recorded in ("CUDA graphs", train.recorded), ("none", plain):
         gc.collect()
         with patch.object(train, "recorded", recorded):

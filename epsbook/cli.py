@@ -86,8 +86,11 @@ HEAD = (
 )
 
 
-def _same(path: Path, plan: Plan) -> dict:
-    "The record at `path`, if it is of the run that is asked for."
+def _recorded(plan: Plan, seed: int, out: Path) -> dict | None:
+    "The record of this run, if there is one; another's is refused."
+    path = out / f"{plan.record_name(seed)}.json"
+    if not path.exists():
+        return None
     found, protocol = record.read_record(path), plan.protocol.to_dict()
     for key, value in (plan.head | {"protocol": protocol}).items():
         if found.get(key) != value:
@@ -97,14 +100,14 @@ def _same(path: Path, plan: Plan) -> dict:
             )
     return found
 
-
+# %% ../nbs/19_cli.ipynb #dbdeb77d
 def _one(plan: Plan, seed: int, out: Path, device: str | None) -> str:
     "Do a run that is not recorded yet; its line."
-    path = out / f"{plan.record_name(seed)}.json"
-    kept = path.with_suffix(".pt")
-    if path.exists():
+    kept = out / f"{plan.record_name(seed)}.pt"
+    before = _recorded(plan, seed, out)
+    if before:
         kept.unlink(missing_ok=True)
-        return _line(_same(path, plan), "already there")
+        return _line(before, "already there")
     new = plan.run(seed, device=device, checkpoint=kept)
     record.write_record(new, out)
     kept.unlink(missing_ok=True)
@@ -132,20 +135,20 @@ def run(
 
     --noise, --loss and --seed may be given more than once: every combination
     is run. What is recorded already is skipped, and what was interrupted goes
-    on from its last epoch, so the same command finishes what it began.
+    on from its last checkpoint, so the same command finishes what it began.
 
     Example: epsbook run --dataset cifar10 --noise symmetric:0.8
     --loss ce --loss ce_eps+mae --seed 1 --seed 2 --set epochs=15
     """
-    changes = dict(map(_change, set_ or []))
-    plans = [
-        _plan(dataset, text, method, scale, recipe, changes=changes)
-        for text in noise
-        for method in loss
-    ]
+    how = {"changes": dict(map(_change, set_ or []))}
+    pairs = itertools.product([dataset], noise, loss, [scale], [recipe])
+    plans = [_plan(*names, **how) for names in pairs]
     _folder(out)
+    asked = list(itertools.product(plans, seed))
+    for plan, number in asked:  # a refusal, before hours are spent
+        _recorded(plan, number, out)
     typer.echo(HEAD)
-    for plan, number in itertools.product(plans, seed):
+    for plan, number in asked:
         typer.echo(_one(plan, number, out, device))
     typer.echo(f"records are in {out}")
 

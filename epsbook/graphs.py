@@ -5,6 +5,7 @@
 # %% ../nbs/A20_graphs.ipynb #bbe58c8b
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Graphed:
 
     def _record(self, batch: Int64[Tensor, " b"]) -> None:
         "Record a step; recording does not do it."
+        gc.collect()  # a graph freed while another is recorded breaks it
         self.batch, graph = batch.clone(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.found = self.step(self.batch)

@@ -233,7 +233,7 @@ class Prepared(nn.Module):
         self.register_buffer("spread", scale[1])
 
     def forward(self, x: Num[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Logits of images as the data set stores them."""
+        """Logits, in float32, of images as the data set stores them."""
         if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
             want, found = self.mean.shape[1], tuple(x.shape)
             raise ValueError(f"images must be (N, {want}, H, W), got {found}")
@@ -241,4 +241,5 @@ class Prepared(nn.Module):
         if self.layout is torch.channels_last:
             x = x.contiguous(memory_format=self.layout)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.net(x)
+            logits = self.net(x)
+        return logits.float()

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+# %% auto #0
+__all__ = ['fit', 'run', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for', 'records', 'standardize']
+
+# %% ../nbs/17_training.ipynb #217e8864
 from . import data, losses, models, noise
 from .augment import Moves, augmented, draw_moves, windows
 from .checks import check_batches, check_run, find_device
@@ -41,9 +47,6 @@ from .progress import epochs_left, explain_failure
 from .models import Prepared
 from .protocol import Protocol, protocol_for
 from .record import hardware, records, scale, settings, versions
-
-# %% auto #0
-__all__ = ['fit', 'run', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for', 'records', 'standardize']
 
 # %% ../nbs/17_training.ipynb #3fef4e99
 if TYPE_CHECKING:
@@ -146,7 +149,8 @@ def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     order = torch.Generator().manual_seed(seed)
     parts = protocol, net, loss.to(device), *_optimizer(net, protocol, device)
     run = _Run(*parts, order, images, s.y, moves)
-    step, drawn = partial(_step, run), _generators(run.loss)
+    # Weakly, for the run holds its step: one that ended must leave the GPU.
+    step, drawn = partial(_step, weakref.proxy(run)), _generators(run.loss)
     run.step = recorded(step, protocol.batch_size, device, drawn)
     return run
 
@@ -155,6 +159,23 @@ def _state(run: _Run) -> tuple[list, list[torch.Generator]]:
     "What a checkpoint holds the state of: parts, and generators."
     parts = [run.net, run.loss, run.optimizer, run.schedule]
     return parts, [run.order, *_generators(run.loss)]
+
+# %% ../nbs/17_training.ipynb #0b650ba7
+class _Saver:
+    "Writes checkpoints of a run, in at most a twentieth of the time."
+
+    def __init__(self, file: str | Path | None, about: dict) -> None:
+        self.file, self.about, self.due = file, about, 0.0
+
+    def __call__(self, run: _Run) -> None:
+        start = time.perf_counter()
+        if start < self.due and len(run.rows) < run.protocol.epochs:
+            return
+        state = {"rows": run.rows, "seconds": run.seconds}
+        state["frozen"] = freeze(*_state(run))
+        save_checkpoint(self.file, self.about, state)
+        end = time.perf_counter()
+        self.due = end + 19 * (end - start)
 
 # %% ../nbs/17_training.ipynb #abc1c390
 def _train(
@@ -165,13 +186,14 @@ def _train(
     file: str | Path | None,
     watch: Callable[[list], None] | None,
 ) -> None:
-    "All epochs that are left; after each, a checkpoint."
+    "All epochs that are left, with a checkpoint now and then."
     # Onto the device: a rate that is a tensor elsewhere, a recording keeps.
     device = str(run.labels.device)
     state = load_checkpoint(file, about, device) if file else None
     if state:
         thaw(*_state(run), state["frozen"])
         run.rows, run.seconds = state["rows"], state["seconds"]
+    save = _Saver(file, about)
     for bar in epochs_left(len(run.rows), run.protocol.epochs, label):
         start = time.perf_counter()
         row = {"train_loss": round(_epoch(run), 6)}
@@ -180,9 +202,7 @@ def _train(
         run.seconds += time.perf_counter() - start
         bar.set_postfix(test=f"{run.rows[-1]['test']:.3f}", refresh=False)
         if file:
-            state = {"rows": run.rows, "seconds": run.seconds}
-            state["frozen"] = freeze(*_state(run))
-            save_checkpoint(file, about, state)
+            save(run)
         if watch:
             watch(run.rows)
 
@@ -227,6 +247,18 @@ def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
         "versions": versions(),
     }
 
+# %% ../nbs/17_training.ipynb #83795695
+@contextmanager
+def _conditions(device: str) -> Iterator[None]:
+    "Repeatable arithmetic on `device`; the caller's random numbers untouched."
+    gpus = [torch.device(device)] if device.startswith("cuda") else []
+    exact = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, allow_tf32=False
+    )
+    here = torch.cuda.device(gpus[0]) if gpus else nullcontext()
+    with here, torch.random.fork_rng(gpus), exact:
+        yield
+
 # %% ../nbs/17_training.ipynb #f9f385f6
 def fit(
     d: data.Dataset,
@@ -247,7 +279,7 @@ def fit(
         loss, protocol: with reduction "mean"; how the network is trained.
         seed: draws the labels, the split, the weights and the batches.
         device, label: by default "cuda" if it is there; name of the bar.
-        checkpoint: written after each epoch; a run that finds it goes on.
+        checkpoint: a file to write; a run that finds it goes on.
         watch: called after each epoch with all measurements so far.
 
     Raises:
@@ -260,10 +292,9 @@ def fit(
     s = split(d, given, protocol, seed, device)
     check_batches(len(s.y), protocol)
     about = _about(d, spec, loss, protocol, seed, given)
-    run_id = about | {"images": _images_sha256(d) if checkpoint else ""}
-    gpus = [torch.device(device)] if device.startswith("cuda") else []
-    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True)
-    with torch.random.fork_rng(gpus), exact, kept_memory():
+    run_id = about | {"device": device.split(":")[0]}
+    run_id["images"] = _images_sha256(d) if checkpoint else ""
+    with _conditions(device), kept_memory():
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch)
         return about | _outcome(run, s, device)

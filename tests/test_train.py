@@ -1,16 +1,20 @@
 """Training and records: what is run, what is written, what is refused."""
 
 import dataclasses
+import gc
 import json
 import re
 import tomllib
+import weakref
 from importlib.resources import files
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
 
 from epsbook import data, graphs, images, models, noise, record, train
+from epsbook.checkpoint import save_checkpoint
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
 from epsbook.losses.recipes import build_loss, known_recipes
 from epsbook.protocol import protocol_for
@@ -441,6 +445,56 @@ def test_a_checkpoint_is_read_onto_the_device_of_the_run(tiny, tmp_path, monkeyp
     p = small(**MOVED, validation=0)
     train.fit(pictures(), noise.NoiseSpec.clean(), CELoss(), p, 1, checkpoint=file)
     assert asked == [(file, "cpu")]
+
+
+def test_a_run_on_another_kind_of_device_is_another_run(tiny, tmp_path, monkeypatch):
+    p, file = small(**MOVED, validation=0), tmp_path / "run.pt"
+    asked = pictures(), noise.NoiseSpec.clean(), CELoss(), p, 1
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "load_checkpoint", lambda *_: None)
+        patch.setattr(train, "save_checkpoint", save_elsewhere)
+        train.fit(*asked, checkpoint=file)
+    with pytest.raises(ValueError, match=r"another run \(device was cuda, is cpu"):
+        train.fit(*asked, checkpoint=file)
+
+
+def save_elsewhere(file, about, state):
+    save_checkpoint(file, about | {"device": "cuda"}, state)
+
+
+def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
+    clock, saved = [0.0], []
+
+    def save(file, about, state):
+        clock[0] += 1
+        saved.append(len(state["rows"]))
+
+    watch = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(train, "time", watch)
+    monkeypatch.setattr(train, "freeze", lambda *_: None)
+    monkeypatch.setattr(train, "_state", lambda run: ())
+    monkeypatch.setattr(train, "save_checkpoint", save)
+    run = SimpleNamespace(rows=[], seconds=0.0, protocol=SimpleNamespace(epochs=50))
+    saver = train._Saver(tmp_path / "run.pt", {})
+    for _ in range(50):  # epochs of two seconds
+        run.rows.append({})
+        clock[0] += 2
+        saver(run)
+    assert saved == [1, 11, 21, 31, 41, 50]
+
+
+def test_a_finished_run_leaves_nothing_behind(tiny, monkeypatch):
+    kept, start = [], train._start
+    monkeypatch.setattr(
+        train, "_start", lambda *a: kept.append(weakref.ref(r := start(*a))) or r
+    )
+    gc.disable()
+    try:
+        p = small(**MOVED, validation=0)
+        train.fit(pictures(), noise.NoiseSpec.clean(), CELoss(), p, 1)
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_finished_run_is_not_trained_again(tiny, tmp_path):
