@@ -178,7 +178,7 @@ def _is_top(logits: Tensor, target: Tensor, ce: Tensor) -> Tensor:
         return logits.argmax(class_dim(logits)) == target
     logits, index = logits.detach(), target.unsqueeze(1)
     top = logits.gather(1, index).squeeze(1) == logits.amax(1)
-    tied = top & (ce.detach() > 0.5)
+    tied = top & (ce.detach() > 0.5)  # of a tie it is log 2 at least
     if tied.any():
         rows = logits.movedim(1, -1)[tied]
         top[tied] = rows.argmax(-1) == target[tied]
