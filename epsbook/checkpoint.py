@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,12 @@ import torch
 from .files import write_atomic
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'weights_sha256']
+__all__ = ['save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'repeatable', 'Saver', 'weights_sha256']
 
 # %% ../nbs/A19_checkpoint.ipynb #3c25503f
 _MAGIC = b"epsbook checkpoint 1\n"
@@ -114,6 +116,38 @@ def thaw(
     torch.set_rng_state(frozen["torch"].cpu())
     if frozen["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(frozen["cuda"].cpu())
+
+# %% ../nbs/A19_checkpoint.ipynb #c69431d4
+@contextmanager
+def repeatable(device: str) -> Iterator[None]:
+    """Repeatable arithmetic on `device`; random numbers are put back after."""
+    gpus = [torch.device(device)] if device.startswith("cuda") else []
+    exact = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, allow_tf32=False
+    )
+    here = torch.cuda.device(gpus[0]) if gpus else nullcontext()
+    with here, torch.random.fork_rng(gpus), exact:
+        yield
+
+# %% ../nbs/A19_checkpoint.ipynb #90c2c561
+class Saver:
+    """Checkpoints of one run, in at most a twentieth of the time.
+
+    Args:
+        path, about: of `save_checkpoint`.
+    """
+
+    def __init__(self, path: str | Path, about: dict[str, Any]) -> None:
+        self.path, self.about, self.due = path, about, 0.0
+
+    def __call__(self, state: Callable[[], dict], last: bool) -> None:
+        """Saves what `state` returns, if that is due or the last."""
+        start = time.perf_counter()
+        if start < self.due and not last:
+            return
+        save_checkpoint(self.path, self.about, state())
+        end = time.perf_counter()
+        self.due = end + 19 * (end - start)
 
 # %% ../nbs/A19_checkpoint.ipynb #e9874196
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,10 @@ from . import data, losses, models, noise
 from .augment import Moves, augmented, draw_moves, windows
 from .checks import check_batches, check_run, find_device
 from epsbook.checkpoint import (
+    Saver,
     freeze,
     load_checkpoint,
-    save_checkpoint,
+    repeatable,
     thaw,
     weights_sha256,
 )
@@ -160,22 +160,10 @@ def _state(run: _Run) -> tuple[list, list[torch.Generator]]:
     parts = [run.net, run.loss, run.optimizer, run.schedule]
     return parts, [run.order, *_generators(run.loss)]
 
-# %% ../nbs/17_training.ipynb #0b650ba7
-class _Saver:
-    "Writes checkpoints of a run, in at most a twentieth of the time."
-
-    def __init__(self, file: str | Path | None, about: dict) -> None:
-        self.file, self.about, self.due = file, about, 0.0
-
-    def __call__(self, run: _Run) -> None:
-        start = time.perf_counter()
-        if start < self.due and len(run.rows) < run.protocol.epochs:
-            return
-        state = {"rows": run.rows, "seconds": run.seconds}
-        state["frozen"] = freeze(*_state(run))
-        save_checkpoint(self.file, self.about, state)
-        end = time.perf_counter()
-        self.due = end + 19 * (end - start)
+# %% ../nbs/17_training.ipynb #d5bff4b8
+def _held(run: _Run) -> dict[str, Any]:
+    state = {"rows": run.rows, "seconds": run.seconds}
+    return state | {"frozen": freeze(*_state(run))}
 
 # %% ../nbs/17_training.ipynb #abc1c390
 def _train(
@@ -193,7 +181,7 @@ def _train(
     if state:
         thaw(*_state(run), state["frozen"])
         run.rows, run.seconds = state["rows"], state["seconds"]
-    save = _Saver(file, about)
+    saver = Saver(file, about) if file else None
     for bar in epochs_left(len(run.rows), run.protocol.epochs, label):
         start = time.perf_counter()
         row = {"train_loss": round(_epoch(run), 6)}
@@ -201,17 +189,12 @@ def _train(
         run.rows.append(row | measure(run.net, s))
         run.seconds += time.perf_counter() - start
         bar.set_postfix(test=f"{run.rows[-1]['test']:.3f}", refresh=False)
-        if file:
-            save(run)
+        if saver:
+            saver(partial(_held, run), len(run.rows) == run.protocol.epochs)
         if watch:
             watch(run.rows)
 
 # %% ../nbs/17_training.ipynb #412e86cc
-def _images_sha256(d: data.Dataset) -> str:
-    parts = {"train": d.train_images, "test": d.test_images}
-    return weights_sha256(parts)
-
-
 def _about(
     d: data.Dataset,
     spec: noise.NoiseSpec,
@@ -247,18 +230,6 @@ def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
         "versions": versions(),
     }
 
-# %% ../nbs/17_training.ipynb #83795695
-@contextmanager
-def _conditions(device: str) -> Iterator[None]:
-    "Repeatable arithmetic on `device`; the caller's random numbers untouched."
-    gpus = [torch.device(device)] if device.startswith("cuda") else []
-    exact = torch.backends.cudnn.flags(
-        enabled=True, deterministic=True, allow_tf32=False
-    )
-    here = torch.cuda.device(gpus[0]) if gpus else nullcontext()
-    with here, torch.random.fork_rng(gpus), exact:
-        yield
-
 # %% ../nbs/17_training.ipynb #f9f385f6
 def fit(
     d: data.Dataset,
@@ -293,8 +264,9 @@ def fit(
     check_batches(len(s.y), protocol)
     about = _about(d, spec, loss, protocol, seed, given)
     run_id = about | {"device": device.split(":")[0]}
-    run_id["images"] = _images_sha256(d) if checkpoint else ""
-    with _conditions(device), kept_memory():
+    images = {"train": d.train_images, "test": d.test_images}
+    run_id["images"] = weights_sha256(images) if checkpoint else ""
+    with repeatable(device), kept_memory():
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch)
         return about | _outcome(run, s, device)

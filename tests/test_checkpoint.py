@@ -2,11 +2,14 @@
 
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from epsbook import checkpoint
 from epsbook.checkpoint import (
+    Saver,
     freeze,
     load_checkpoint,
     save_checkpoint,
@@ -29,6 +32,23 @@ def test_what_is_saved_is_loaded(file):
     assert [p.name for p in file.parent.iterdir()] == ["run.pt"]
     there = load_checkpoint(file, {"seed": 1, "lr": 0.1}, "meta")
     assert there["w"].device.type == "meta"
+
+
+def test_saving_takes_a_twentieth_of_the_time(file, monkeypatch):
+    clock, saved = [0.0], []
+
+    def save(path, about, state):
+        clock[0] += 1
+        saved.append(state)
+
+    watch = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(checkpoint, "time", watch)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
+    saver = Saver(file, {})
+    for epoch in range(1, 51):  # of two seconds
+        clock[0] += 2
+        saver(lambda: epoch, epoch == 50)  # noqa: B023
+    assert saved == [1, 11, 21, 31, 41, 50]
 
 
 @pytest.mark.parametrize(

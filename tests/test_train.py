@@ -7,13 +7,12 @@ import re
 import tomllib
 import weakref
 from importlib.resources import files
-from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import torch
 
-from epsbook import data, graphs, images, models, noise, record, train
+from epsbook import checkpoint, data, graphs, images, models, noise, record, train
 from epsbook.checkpoint import save_checkpoint
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
 from epsbook.losses.recipes import build_loss, known_recipes
@@ -452,7 +451,7 @@ def test_a_run_on_another_kind_of_device_is_another_run(tiny, tmp_path, monkeypa
     asked = pictures(), noise.NoiseSpec.clean(), CELoss(), p, 1
     with monkeypatch.context() as patch:
         patch.setattr(train, "load_checkpoint", lambda *_: None)
-        patch.setattr(train, "save_checkpoint", save_elsewhere)
+        patch.setattr(checkpoint, "save_checkpoint", save_elsewhere)
         train.fit(*asked, checkpoint=file)
     with pytest.raises(ValueError, match=r"another run \(device was cuda, is cpu"):
         train.fit(*asked, checkpoint=file)
@@ -460,27 +459,6 @@ def test_a_run_on_another_kind_of_device_is_another_run(tiny, tmp_path, monkeypa
 
 def save_elsewhere(file, about, state):
     save_checkpoint(file, about | {"device": "cuda"}, state)
-
-
-def test_checkpoints_take_a_twentieth_of_the_time(tmp_path, monkeypatch):
-    clock, saved = [0.0], []
-
-    def save(file, about, state):
-        clock[0] += 1
-        saved.append(len(state["rows"]))
-
-    watch = SimpleNamespace(perf_counter=lambda: clock[0])
-    monkeypatch.setattr(train, "time", watch)
-    monkeypatch.setattr(train, "freeze", lambda *_: None)
-    monkeypatch.setattr(train, "_state", lambda run: ())
-    monkeypatch.setattr(train, "save_checkpoint", save)
-    run = SimpleNamespace(rows=[], seconds=0.0, protocol=SimpleNamespace(epochs=50))
-    saver = train._Saver(tmp_path / "run.pt", {})
-    for _ in range(50):  # epochs of two seconds
-        run.rows.append({})
-        clock[0] += 2
-        saver(run)
-    assert saved == [1, 11, 21, 31, 41, 50]
 
 
 def test_a_finished_run_leaves_nothing_behind(tiny, monkeypatch):
