@@ -131,11 +131,15 @@ def repeatable(device: str) -> Iterator[None]:
 
 # %% ../nbs/A19_checkpoint.ipynb #90c2c561
 class Saver:
-    """Checkpoints of one run, in at most a twentieth of the time.
+    """Checkpoints of one run: the first, the last, and some between.
+
+    Those between take at most a twentieth of the time.
 
     Args:
         path, about: of `save_checkpoint`.
     """
+
+    rest = 19  # for one part of saving
 
     def __init__(self, path: str | Path, about: dict[str, Any]) -> None:
         self.path, self.about, self.due = path, about, 0.0
@@ -147,7 +151,7 @@ class Saver:
             return
         save_checkpoint(self.path, self.about, state())
         end = time.perf_counter()
-        self.due = end + 19 * (end - start)
+        self.due = end + self.rest * (end - start)
 
 # %% ../nbs/A19_checkpoint.ipynb #e9874196
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

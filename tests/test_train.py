@@ -418,8 +418,9 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_an_interrupted_run_ends_with_the_same_weights(
-    tiny, tmp_path, name, epochs, device
+    tiny, tmp_path, monkeypatch, name, epochs, device
 ):
+    monkeypatch.setattr(checkpoint.Saver, "rest", 0)  # after every epoch
     p = small(**MOVED, epochs=3, validation=0)
     asked = pictures(), noise.NoiseSpec.symmetric(0.4)
     whole = train.fit(*asked, LOSSES[name](), p, 1, device)
@@ -428,7 +429,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(
         watch = stop_after(epochs)
         train.fit(*asked, LOSSES[name](), p, 1, device, checkpoint=file, watch=watch)
     torch.rand(3)  # what happens in between does not matter
-    again = train.fit(*asked, LOSSES[name](), p, 1, device, checkpoint=file)
+    seen = []
+    last = {"checkpoint": file, "watch": lambda rows: seen.append(len(rows))}
+    again = train.fit(*asked, LOSSES[name](), p, 1, device, **last)
+    assert seen == list(range(epochs + 1, 4))
     for key in ("weights_sha256", "curves", "recall", "accuracy"):
         assert again[key] == whole[key]
 
