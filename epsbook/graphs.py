@@ -5,7 +5,9 @@
 # %% ../nbs/A20_graphs.ipynb #bbe58c8b
 from __future__ import annotations
 
+import functools
 import gc
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,11 +23,17 @@ if TYPE_CHECKING:
 __all__ = ['Graphed', 'recorded']
 
 # %% ../nbs/A20_graphs.ipynb #0b916887
-def _aside(step: Step, batch: Int64[Tensor, " b"]) -> tuple[Tensor, ...]:
-    "One step on a side stream."
-    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+# Two recordings at once, or a step beside one, would end up in each other.
+_ALONE = threading.Lock()
+
+
+def _aside(
+    step: Step, batch: Int64[Tensor, " b"], side: torch.cuda.Stream
+) -> tuple[Tensor, ...]:
+    "One step on the stream `side`."
+    main = torch.cuda.current_stream()
     side.wait_stream(main)
-    with torch.cuda.stream(side):
+    with _ALONE, torch.cuda.stream(side):
         found = step(batch)
     main.wait_stream(side)
     return found
@@ -45,13 +53,18 @@ class Graphed:
         self.step, self.size, self.left = step, size, warmup
         self.graph: torch.cuda.CUDAGraph | None = None
 
+    @functools.cached_property
+    def side(self) -> torch.cuda.Stream:
+        """Where the first steps are done, and the recording."""
+        return torch.cuda.Stream()
+
     def __call__(self, batch: Int64[Tensor, " b"]) -> tuple[Tensor, ...]:
         """One step on these indices."""
         if len(batch) != self.size:
             return self.step(batch)
         if self.left:
             self.left -= 1
-            return _aside(self.step, batch)
+            return _aside(self.step, batch, self.side)
         if self.graph is None:
             self._record(batch)
         self.batch.copy_(batch)
@@ -60,10 +73,13 @@ class Graphed:
 
     def _record(self, batch: Int64[Tensor, " b"]) -> None:
         "Record a step; recording does not do it."
-        gc.collect()  # a graph freed while another is recorded breaks it
         self.batch, graph = batch.clone(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.found = self.step(self.batch)
+        # Other threads, with runs of their own, may go on meanwhile.
+        how = {"stream": self.side, "capture_error_mode": "thread_local"}
+        with _ALONE:
+            gc.collect()  # a graph freed while another is recorded breaks it
+            with torch.cuda.graph(graph, **how):
+                self.found = self.step(self.batch)
         self.graph = graph
 
 # %% ../nbs/A20_graphs.ipynb #a20d0002

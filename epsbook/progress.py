@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from epsbook.protocol import Protocol
 
 # %% auto #0
-__all__ = ['epochs_left', 'explain_failure']
+__all__ = ['epochs_left', 'OutOfTime', 'is_last', 'explain_failure']
 
 # %% ../nbs/A26_progress.ipynb #d23b7700
 def epochs_left(done: int, epochs: int, label: str) -> Iterator[tqdm]:
@@ -31,6 +32,18 @@ def epochs_left(done: int, epochs: int, label: str) -> Iterator[tqdm]:
         for _ in range(done, epochs):
             yield bar
             bar.update()
+
+# %% ../nbs/A26_progress.ipynb #36d9ba72
+class OutOfTime(Exception):
+    "A run stopped after an epoch, because the next would have ended too late."
+
+
+def is_last(until: float | None, seconds: float) -> bool:
+    """Whether another epoch of so many seconds would end after `until`.
+
+    `until` is a time of `time.monotonic`; None is never.
+    """
+    return until is not None and time.monotonic() + seconds > until
 
 # %% ../nbs/A26_progress.ipynb #93e4fa27
 def _cause(values: Float64[Tensor, " s"], step: int, lr: float) -> str:

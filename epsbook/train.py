@@ -5,6 +5,7 @@
 # %% ../nbs/17_training.ipynb #ff8d344b
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -43,7 +44,12 @@ from epsbook.measure import (
     standardize,
 )
 from .memory import kept_memory
-from .progress import epochs_left, explain_failure
+from epsbook.progress import (
+    OutOfTime,
+    epochs_left,
+    explain_failure,
+    is_last,
+)
 from .models import Prepared
 from .protocol import Protocol, protocol_for
 from .record import hardware, records, scale, settings, versions
@@ -134,12 +140,21 @@ def _generators(loss: losses.Loss) -> list[torch.Generator]:
     return [g for g in parts if isinstance(g, torch.Generator)]
 
 # %% ../nbs/17_training.ipynb #9c4d5618
+_BUILDING = threading.Lock()  # torch's generator is one for all threads
+
+
+def _built(network: str, num_classes: int, seed: int) -> nn.Module:
+    "The network with the weights that `seed` draws."
+    with _BUILDING:
+        torch.manual_seed(seed)
+        return models.build(network, num_classes)
+
+
 def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     "A run before its first step."
     device = s.y.device
-    torch.manual_seed(seed)
     net = Prepared(
-        models.build(protocol.network, s.num_classes),
+        _built(protocol.network, s.num_classes, seed),
         s.scale,
         channels_last=protocol.channels_last,
         bf16=protocol.precision == "bf16",
@@ -173,6 +188,7 @@ def _train(
     label: str,
     file: str | Path | None,
     watch: Callable[[list], None] | None,
+    until: float | None,
 ) -> None:
     "All epochs that are left, with a checkpoint now and then."
     # Onto the device: a rate that is a tensor elsewhere, a recording keeps.
@@ -187,12 +203,17 @@ def _train(
         row = {"train_loss": round(_epoch(run), 6)}
         run.schedule.step()
         run.rows.append(row | measure(run.net, s))
-        run.seconds += time.perf_counter() - start
+        took = time.perf_counter() - start
+        run.seconds += took
+        ended = len(run.rows) == run.protocol.epochs
+        late = not ended and is_last(until, took)
         bar.set_postfix(test=f"{run.rows[-1]['test']:.3f}", refresh=False)
         if saver:
-            saver(partial(_held, run), len(run.rows) == run.protocol.epochs)
+            saver(partial(_held, run), ended or late)
         if watch:
             watch(run.rows)
+        if late:
+            raise OutOfTime(f"{len(run.rows)} of {run.protocol.epochs} epochs")
 
 # %% ../nbs/17_training.ipynb #412e86cc
 def _about(
@@ -242,6 +263,7 @@ def fit(
     *,
     checkpoint: str | Path | None = None,
     watch: Callable[[list], None] | None = None,
+    until: float | None = None,
 ) -> dict:
     """Trains on labels corrupted by `spec`; returns the record of the run.
 
@@ -252,13 +274,18 @@ def fit(
         device, label: by default "cuda" if it is there; name of the bar.
         checkpoint: a file to write; a run that finds it goes on.
         watch: called after each epoch with all measurements so far.
+        until: a time of `time.monotonic`; no epoch is begun that would
+            likely end later. Needs a checkpoint.
 
     Raises:
         TypeError, ValueError: what cannot be trained; another's checkpoint.
         FloatingPointError: loss or gradient is not finite; says where.
+        OutOfTime: stopped because of `until`; the checkpoint is written.
     """
     device = find_device(device)
     check_run(d, loss, protocol)
+    if until is not None and not checkpoint:
+        raise ValueError("until needs a checkpoint, to go on from later")
     given = corrupted(d, spec, seed)
     s = split(d, given, protocol, seed, device)
     check_batches(len(s.y), protocol)
@@ -268,7 +295,7 @@ def fit(
     run_id["images"] = weights_sha256(images) if checkpoint else ""
     with repeatable(device), kept_memory():
         run = _start(s, loss, protocol, seed)
-        _train(run, s, run_id, label, checkpoint, watch)
+        _train(run, s, run_id, label, checkpoint, watch, until)
         return about | _outcome(run, s, device)
 
 # %% ../nbs/17_training.ipynb #13c48495
