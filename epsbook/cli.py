@@ -8,18 +8,22 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+import time
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import data, files, record, train
+from . import data, files, record, sweep, train
 from .doctor import findings
 from .experiment import Plan
+from .progress import OutOfTime
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor', 'main']
+__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'Out', 'Minutes', 'run', 'sweep_', 'repeat', 'data_list', 'data_get',
+           'data_verify', 'doctor', 'main']
 
 # %% ../nbs/19_cli.ipynb #0149cecb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -86,29 +90,41 @@ HEAD = (
 )
 
 
+Out = Annotated[Path, typer.Option(help="folder of records")]
+Minutes = Annotated[
+    float | None, typer.Option(help="stop in so many minutes", min=0.1)
+]
+
+
+def _until(minutes: float | None) -> float | None:
+    "When the last epoch must have ended, some seconds before the time is up."
+    return minutes and time.monotonic() + 60 * minutes - 3
+
+
+def _left(count: int, stopped: list[str]) -> str:
+    "What a command that ran out of time has not done."
+    begun = f" ({'; '.join(stopped)})" if stopped else ""
+    return f"time is up: {count} left{begun}; the same command goes on"
+
+
 def _recorded(plan: Plan, seed: int, out: Path) -> dict | None:
     "The record of this run, if there is one; another's is refused."
     path = out / f"{plan.record_name(seed)}.json"
     if not path.exists():
         return None
-    found, protocol = record.read_record(path), plan.protocol.to_dict()
-    for key, value in (plan.head | {"protocol": protocol}).items():
-        if found.get(key) != value:
-            raise FileExistsError(
-                f"{path} is a record of another run ({key} was "
-                f"{found.get(key)}, is {value}): name another folder with --out"
-            )
+    found = record.read_record(path)
+    sweep.refuse_other(found, plan, path)
     return found
 
 # %% ../nbs/19_cli.ipynb #dbdeb77d
-def _one(plan: Plan, seed: int, out: Path, device: str | None) -> str:
+def _one(plan: Plan, seed: int, out: Path, **options: Any) -> str:
     "Do a run that is not recorded yet; its line."
     kept = out / f"{plan.record_name(seed)}.pt"
     before = _recorded(plan, seed, out)
     if before:
         kept.unlink(missing_ok=True)
         return _line(before, "already there")
-    new = plan.run(seed, device=device, checkpoint=kept)
+    new = plan.run(seed, checkpoint=kept, **options)
     record.write_record(new, out)
     kept.unlink(missing_ok=True)
     return _line(new)
@@ -129,13 +145,15 @@ def run(
     ] = None,
     scale: Scale = None,
     device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
-    out: Annotated[Path, typer.Option(help="folder of records")] = Path("runs"),
+    out: Out = Path("runs"),
+    minutes: Minutes = None,
 ) -> None:
     """Trains with published methods; writes a record for each run.
 
     --noise, --loss and --seed may be given more than once: every combination
     is run. What is recorded already is skipped, and what was interrupted goes
     on from its last checkpoint, so the same command finishes what it began.
+    With --minutes it ends in time, and says what is left.
 
     Example: epsbook run --dataset cifar10 --noise symmetric:0.8
     --loss ce --loss ce_eps+mae --seed 1 --seed 2 --set epochs=15
@@ -148,9 +166,53 @@ def run(
     for plan, number in asked:  # a refusal, before hours are spent
         _recorded(plan, number, out)
     typer.echo(HEAD)
-    for plan, number in asked:
-        typer.echo(_one(plan, number, out, device))
+    options = {"device": device, "until": _until(minutes)}
+    for done, (plan, number) in enumerate(asked):
+        try:
+            typer.echo(_one(plan, number, out, **options))
+        except OutOfTime as error:
+            typer.echo(_left(len(asked) - done, [str(error)]))
+            break
     typer.echo(f"records are in {out}")
+
+# %% ../nbs/19_cli.ipynb #172d2239
+def _done(job: sweep.Job, file: Path, **options: Any) -> str:
+    "One run of a list; its line."
+    return _line(sweep.do(job, file, **options))
+
+
+@app.command("sweep")
+def sweep_(
+    name: Annotated[str, typer.Argument(help="e.g. cifar10_paper, or a file")],
+    out: Out = Path("runs"),
+    minutes: Minutes = None,
+    at_once: Annotated[
+        int, typer.Option(help="runs side by side", min=1, max=16)
+    ] = 1,
+    scale: Scale = None,
+    device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
+) -> None:
+    """Does the runs of a list, in its order; adds a record a run to one file.
+
+    Stopped at any time, the same command goes on. A run that fails is named,
+    and the next one begins.
+
+    Example: epsbook sweep cifar10_paper --minutes 10 --at-once 4
+    """
+    jobs, file = sweep.read_list(name, scale), out / f"{Path(name).stem}.jsonl"
+    _folder(out)
+    waiting = sweep.left(jobs, file)
+    typer.echo(f"{len(jobs)} runs, {len(waiting)} to do\n{HEAD}")
+    until = _until(minutes)
+    one = partial(_done, file=file, device=device, until=until)
+    how = {"until": until, "at_once": at_once}
+    found = sweep.work(waiting, one, typer.echo, **how)
+    remain = len(waiting) - len(found.done) - len(found.failed)
+    if remain:
+        typer.echo(_left(remain, found.stopped))
+    typer.echo(f"records are in {file}")
+    if found.failed:
+        raise ValueError(f"{len(found.failed)} of {len(waiting)} runs failed")
 
 # %% ../nbs/19_cli.ipynb #841e1adc
 def _compared(new: dict, old: dict | None) -> str:

@@ -9,10 +9,12 @@ import json
 import os
 import platform
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,12 +22,17 @@ import torch
 import epsbook
 from .files import write_atomic
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SCALES', 'scale', 'settings', 'hardware', 'versions', 'read_record', 'write_record', 'read_records', 'records',
-           'curves', 'measured']
+__all__ = ['SCALES', 'scale', 'settings', 'hardware', 'versions', 'read_record', 'record_name', 'write_record', 'append_record',
+           'read_lines', 'read_records', 'records', 'curves', 'measured']
 
 # %% ../nbs/A5_records.ipynb #953f286e
 SCALES = ("smoke", "laptop", "paper")
@@ -94,6 +101,7 @@ def versions() -> dict[str, str]:
     }
 
 # %% ../nbs/A5_records.ipynb #6c7bf784
+_NAME = "{experiment}-{method}-seed{seed}"
 _ALWAYS = ("experiment", "method", "seed", "scale", "accuracy", "seconds")
 
 
@@ -103,12 +111,21 @@ def read_record(file: Path) -> dict:
     Raises:
         ValueError: it is none; the message names the file.
     """
+    return _parsed(file.read_text("utf-8"), str(file))
+
+
+def record_name(record: dict) -> str:
+    """Experiment, method and seed: the name of a record's file, without end."""
+    return _NAME.format(**record)
+
+
+def _parsed(text: str, where: str) -> dict:
     try:
-        record = json.loads(file.read_text("utf-8"))
+        record = json.loads(text)
         return {k: record[k] for k in _ALWAYS} | record
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{file} is not a record ({error}): delete it and make it again"
+            f"{where} is not a record ({error}): delete it and make it again"
         ) from None
 
 # %% ../nbs/A5_records.ipynb #a199e168
@@ -118,9 +135,7 @@ def write_record(record: dict, folder: str | Path) -> Path:
     Raises:
         FileExistsError: a record of another scale has that name.
     """
-    path = Path(folder) / "{experiment}-{method}-seed{seed}.json".format(
-        **record
-    )
+    path = Path(folder) / f"{record_name(record)}.json"
     if path.exists() and read_record(path)["scale"] != record["scale"]:
         raise FileExistsError(
             f"{path} is a record of another scale: choose another folder"
@@ -128,22 +143,71 @@ def write_record(record: dict, folder: str | Path) -> Path:
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     return write_atomic(path, lambda file: file.write(text.encode()))
 
+# %% ../nbs/A5_records.ipynb #98c3818a
+def append_record(record: dict, file: str | Path) -> None:
+    """Adds a record to a file of JSON lines, which is made if need be.
+
+    Several processes and threads may add to one file.
+    """
+    line = json.dumps(record, allow_nan=False) + "\n"
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "ab+") as lines, _alone(lines):
+        end = lines.seek(0, os.SEEK_END)
+        if end and os.pread(lines.fileno(), 1, end - 1) != b"\n":
+            line = "\n" + line  # after what was left of a torn line
+        lines.write(line.encode())
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+@contextmanager
+def _alone(file: IO) -> Iterator[None]:
+    "Hold the file against other writers, where the system can."
+    if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    yield  # closing the file lets go of it
+
+
+def read_lines(file: str | Path) -> list[dict]:
+    """The records in a file of JSON lines; none if there is no file.
+
+    A line that is not JSON was torn and is left out.
+
+    Raises:
+        ValueError: a line is JSON and no record; the message names it.
+    """
+    path, found = Path(file), []
+    text = path.read_text("utf-8") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("{") and line.endswith("}"):
+            found.append(_parsed(line, f"{path}, line {number},"))
+    return found
+
 # %% ../nbs/A5_records.ipynb #d56ef46c
-def read_records(name: str, folder: str | Path | None = None) -> list[dict]:
+def _matching(file: Path, pattern: str) -> list[dict]:
+    "Records in `file` whose name matches."
+    if file.suffix == ".json":
+        return [read_record(file)] if fnmatchcase(file.stem, pattern) else []
+    lines = read_lines(file) if file.suffix == ".jsonl" else []
+    return [r for r in lines if fnmatchcase(record_name(r), pattern)]
+
+
+def read_records(
+    name: str, folder: str | Path | None = None, at: str | None = None
+) -> list[dict]:
     """Records of the experiment `name`, ordered by method and seed.
 
-    They lie in `folder`; by default, those that came with the book. A star in
-    `name` stands for anything, as in "mnist_symmetric_*".
+    They lie in `folder`, a file each or as lines of a `.jsonl`; by default,
+    those that came with the book. A star in `name` stands for anything, as in
+    "mnist_symmetric_*". With `at`, only those of that scale.
 
     Raises:
         FileNotFoundError: there are none; says how to make them.
     """
     where = files("epsbook.results") if folder is None else Path(folder)
-    found = [
-        read_record(file)
-        for file in (where.iterdir() if where.is_dir() else ())
-        if fnmatchcase(file.name, f"{name}-*.json")
-    ]
+    held = sorted(where.iterdir()) if where.is_dir() else []
+    found = [r for file in held for r in _matching(file, f"{name}-*")]
+    found = [r for r in found if at in (None, r["scale"])]
     if not found:
         raise FileNotFoundError(
             f"no records of {name!r} in {where}: make them with "
@@ -154,11 +218,13 @@ def read_records(name: str, folder: str | Path | None = None) -> list[dict]:
     )
 
 # %% ../nbs/A5_records.ipynb #eecc540e
-def records(name: str, folder: str | Path | None = None) -> pd.DataFrame:
+def records(
+    name: str, folder: str | Path | None = None, at: str | None = None
+) -> pd.DataFrame:
     """One row per run of `name`: what was run, and its three accuracies.
 
     Parameters that the losses of a method share a name for, such as `m`, have
-    a column each; see `read_records` for `folder` and errors.
+    a column each; see `read_records` for `folder`, `at` and errors.
     """
     import pandas as pd
 
@@ -171,10 +237,12 @@ def records(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         inner["noise_rate"] = record["noise"].get("rate", 0.0)
         return plain | inner | record["accuracy"]
 
-    return pd.DataFrame([row(r) for r in read_records(name, folder)])
+    return pd.DataFrame([row(r) for r in read_records(name, folder, at)])
 
 
-def curves(name: str, folder: str | Path | None = None) -> pd.DataFrame:
+def curves(
+    name: str, folder: str | Path | None = None, at: str | None = None
+) -> pd.DataFrame:
     "One row per run and epoch (from 1): experiment, method, seed, and curves."
     import pandas as pd
 
@@ -183,7 +251,7 @@ def curves(name: str, folder: str | Path | None = None) -> pd.DataFrame:
         epochs = range(1, len(record["curves"]["test"]) + 1)
         return pd.DataFrame(record["curves"]).assign(epoch=epochs, **run)
 
-    return pd.concat(map(rows, read_records(name, folder)), ignore_index=True)
+    return pd.concat(map(rows, read_records(name, folder, at)), ignore_index=True)
 
 # %% ../nbs/A5_records.ipynb #f74eb7cb
 def measured(name: str) -> list[dict]:
