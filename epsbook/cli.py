@@ -203,9 +203,9 @@ def sweep_(
     _folder(out)
     waiting = sweep.left(jobs, file)
     typer.echo(f"{len(jobs)} runs, {len(waiting)} to do\n{HEAD}")
-    until = _until(minutes)
-    one = partial(_done, file=file, device=device, until=until)
-    how = {"until": until, "at_once": at_once}
+    clock = sweep.Clock(_until(minutes))
+    one = partial(_done, file=file, device=device, clock=clock)
+    how = {"clock": clock, "at_once": at_once}
     found = sweep.work(waiting, one, typer.echo, **how)
     remain = len(waiting) - len(found.done) - len(found.failed)
     if remain:

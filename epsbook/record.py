@@ -206,7 +206,7 @@ def read_records(
     """
     where = files("epsbook.results") if folder is None else Path(folder)
     held = sorted(where.iterdir()) if where.is_dir() else []
-    found = [r for file in held for r in _matching(file, f"{name}-*")]
+    found = [r for file in held for r in _matching(file, f"{name}-*-seed*")]
     found = [r for r in found if at in (None, r["scale"])]
     if not found:
         raise FileNotFoundError(

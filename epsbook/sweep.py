@@ -25,7 +25,7 @@ from .experiment import Plan
 from .progress import OutOfTime
 
 # %% auto #0
-__all__ = ['Job', 'read_list', 'Outcome', 'work', 'refuse_other', 'left', 'do']
+__all__ = ['Job', 'read_list', 'Clock', 'Outcome', 'work', 'refuse_other', 'left', 'do']
 
 # %% ../nbs/18_sweeps.ipynb #079fbd95
 class Job(NamedTuple):
@@ -87,6 +87,36 @@ def _text(name: str | Path) -> str:
 
 # %% ../nbs/18_sweeps.ipynb #2852d49a
 @dataclass
+class Clock:
+    """When to end, and what a run needs to get anywhere.
+
+    Args:
+        until: a time of `time.monotonic`; None for no end.
+        first: seconds from the start of a run to the end of its first epoch,
+            the most that was seen.
+    """
+
+    until: float | None = None
+    first: float = 0.0
+
+    def is_late(self) -> bool:
+        """Whether a run that began now would not end its first epoch."""
+        late = self.until is not None
+        return late and time.monotonic() + self.first > self.until
+
+    def watch(self) -> Callable[[list], None]:
+        """A `watch` for the `fit` of a run that begins now."""
+        start = time.monotonic()
+
+        def note(rows: list) -> None:
+            if len(rows) == 1:
+                took = time.monotonic() - start
+                self.first = max(self.first, took)
+
+        return note
+
+
+@dataclass
 class Outcome:
     "What became of the jobs: lines of those done, those stopped and failed."
 
@@ -95,11 +125,10 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 
-def _next(waiting: Iterator, lock: threading.Lock, until: float | None):
+def _next(waiting: Iterator, lock: threading.Lock, clock: Clock):
     "The next job, or None when there is none or no time."
     with lock:
-        late = until is not None and time.monotonic() >= until
-        return None if late else next(waiting, None)
+        return None if clock.is_late() else next(waiting, None)
 
 
 def _worker(
@@ -127,7 +156,7 @@ def work(
     one: Callable[[Job], str],
     say: Callable[[str], None] = print,
     *,
-    until: float | None = None,
+    clock: Clock | None = None,
     at_once: int = 1,
 ) -> Outcome:
     """Does `one(job)` for each job, in order.
@@ -136,11 +165,11 @@ def work(
         jobs: each with a `name`.
         one: does a run; returns a line on it. May raise `OutOfTime`.
         say: called with each line.
-        until: a time of `time.monotonic` from which on no job is begun.
+        clock: when it is late, no job is begun.
         at_once: so many side by side, in threads.
     """
     found, waiting = Outcome(), iter(jobs)
-    take = partial(_next, waiting, threading.Lock(), until)
+    take = partial(_next, waiting, threading.Lock(), clock or Clock())
     if at_once == 1:
         _worker(one, take, say, found)
         return found
@@ -189,12 +218,16 @@ def left(jobs: list[Job], file: Path) -> list[Job]:
     return waiting
 
 
-def do(job: Job, file: Path, **options: Any) -> dict:
+def do(
+    job: Job, file: Path, clock: Clock | None = None, **options: Any
+) -> dict:
     """One run: its record, added to the file. `options` are those of `fit`.
 
     Its checkpoint lies beside the file until the record is written.
     """
     kept = file.parent / f"{job.name}-{job.plan.at}.pt"
+    clock = clock or Clock()
+    options |= {"until": clock.until, "watch": clock.watch()}
     new = job.plan.run(job.seed, checkpoint=kept, **options)
     record.append_record(new, file)
     kept.unlink(missing_ok=True)

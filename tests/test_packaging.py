@@ -54,7 +54,7 @@ def expected_files():
     for path in PACKAGE.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             yield str(path.relative_to(ROOT))
-    for path in (ROOT / "results").glob("*.json"):
+    for path in (ROOT / "results").glob("*.json*"):
         yield f"epsbook/results/{path.name}"
 
 

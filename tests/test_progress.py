@@ -171,7 +171,8 @@ class Device:
             device.log.append(f"off {chosen.name}")
 
         @contextlib.contextmanager
-        def graph(recorded):
+        def graph(recorded, stream, capture_error_mode):
+            assert stream.name == "side" and capture_error_mode == "thread_local"
             device.log.append("record")
             device.recording = []
             yield

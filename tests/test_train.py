@@ -21,14 +21,7 @@ from epsbook.protocol import protocol_for
 SCHEMA = json.loads(
     files("epsbook.assets").joinpath("record.schema.json").read_text("utf-8")
 )
-COMMITTED = sorted(
-    (
-        f
-        for f in files("epsbook.results").iterdir()
-        if re.search("-seed.*json$", f.name)
-    ),
-    key=lambda f: f.name,
-)
+COMMITTED = record.read_records("*")
 NAMED = tomllib.loads(
     files("epsbook.assets").joinpath("settings.toml").read_text("utf-8")
 )
@@ -71,11 +64,19 @@ def labels_of(name):
     return data.load(name)
 
 
-@pytest.mark.parametrize("file", COMMITTED, ids=lambda f: f.name)
-def test_committed_records_fit_schema_settings_and_labels(file):
-    r = json.loads(file.read_text("utf-8"))
+def test_every_record_has_a_name_of_its_own_and_its_file_says_it():
+    names = [(record.record_name(r), r["scale"]) for r in COMMITTED]
+    assert len(set(names)) == len(names) > 140
+    found = {f.name for f in files("epsbook.results").iterdir()}
+    for file in (name for name in found if re.search("-seed.*json$", name)):
+        assert (file.removesuffix(".json"), "laptop") in names
+
+
+@pytest.mark.parametrize(
+    "r", COMMITTED, ids=lambda r: f"{record.record_name(r)}-{r['scale']}"
+)
+def test_committed_records_fit_schema_settings_and_labels(r):
     jsonschema.validate(r, SCHEMA)
-    assert file.name == "{experiment}-{method}-seed{seed}.json".format(**r)
     if r["experiment"] in NAMED:
         s = record.settings(r["experiment"], r["scale"])
         assert r["terms"] == s["methods"][r["method"]]
