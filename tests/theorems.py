@@ -3,7 +3,7 @@
 A check takes what it needs to be wrong on purpose: `mutant=True` changes one thing
 in the claim, and `drop` takes an assumption away. `test_theorems.py`
 asks that the claim has no violation, its mutant and each dropped assumption
-have some, and that the rows equal `results/theorems.json`.
+have some, and that the rows equal `results/theorems.json` but for rounding.
 Write that file again: python tests/theorems.py
 """
 
