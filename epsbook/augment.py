@@ -158,8 +158,23 @@ def scaling(
     A deviation below 1/10,000 of the full range counts as that.
     """
     full, parts = (255 if images.dtype == torch.uint8 else 1), []
+    if images[0, 0].numel() == 1:
+        return _feature_scaling(images.flatten(1), 1e-4 * full)
     for channel in range(images.shape[1]):
         values = images[:, channel].float() / full
         parts.append((values.mean(), values.std().clamp_min(1e-4)))
     mean, spread = torch.tensor(parts).T.reshape(2, 1, -1, 1, 1)
     return mean * full, spread * full
+
+
+def _feature_scaling(
+    rows: Num[Tensor, "n c"], least: float
+) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
+    "As `scaling`, for many channels of one pixel: one pass over the rows."
+    n, total, squares = len(rows), 0, 0
+    for part in rows.split(1000):
+        part = part.double()
+        total, squares = total + part.sum(0), squares + part.square().sum(0)
+    variance = (squares - total**2 / n).clamp_min(0) / max(n - 1, 1)
+    pair = total / n, variance.sqrt().clamp_min(least)
+    return tuple(x.float()[None, :, None, None] for x in pair)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from . import files, folders, images
+from . import files, folders, images, patch_file
 from .draw import apportion, deal, raw_keys
 from .given import cifar10h, given_labels, label_file
 from .labels import as_labels, like
@@ -41,6 +41,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
     "fashion_mnist": images.fashion_mnist,
     "cifar10": images.cifar10,
     "cifar100": images.cifar100,
+    "cifar10_patches": patch_file.cifar10_patches,
 }
 
 # %% ../nbs/15_data.ipynb #d2c5a133
@@ -48,7 +49,8 @@ def load(name: str) -> Dataset:
     """The data set called `name`, one of `DATASETS`, on the CPU.
 
     Those that are neither made here nor part of scikit-learn are read from
-    the data folder, and fetched by torchvision the first time.
+    the data folder, and fetched by torchvision the first time; features of
+    images are computed the first time.
 
     Raises:
         ValueError: no data set has this name, or its file is altered.
@@ -74,8 +76,9 @@ class Row(NamedTuple):
 def listing() -> list[Row]:
     """What can be had and whether it is here, one row for each name.
 
-    Label files are compared with their checksums; of images only that the
-    files are there and have their size or a whole archive: see `verify`.
+    Label files are compared with their checksums; of images and features
+    only that the files are there and have their size or a whole archive: see
+    `verify`.
     """
     return [
         Row(
@@ -91,7 +94,8 @@ def listing() -> list[Row]:
 
 def _state(name: str) -> str:
     try:
-        _glance(name) if _kind(name) == "images" else verify(name)
+        large = _kind(name) in ("images", "features")
+        _glance(name) if large else verify(name)
     except FileNotFoundError:
         return "absent"
     except (ValueError, OSError):
@@ -113,11 +117,12 @@ def verify(name: str) -> str:
         ValueError: no such name, or it is truncated or altered.
     """
     check = {"images": _images, "labels": _labels, "folder": _folder}
+    check["features"] = _features
     return check[_kind(name)](_file(name))
 
-
+# %% ../nbs/15_data.ipynb #25aba207
 def get(name: str) -> Path:
-    """Fetches `name` and puts it in the place of what is there.
+    """Fetches or makes `name` and puts it in the place of what is there.
 
     Args:
         name: a name of `listing`, or one of labels such as "cifar10n-worse".
@@ -127,11 +132,14 @@ def get(name: str) -> Path:
 
     Raises:
         FileNotFoundError: a folder that nobody but you can get; says how.
-        ConnectionError, StorageError, ImportError: see `epsbook.files.fetch`.
+        ConnectionError, StorageError, ImportError: see `epsbook.files.fetch`;
+            for features, `epsbook.patch_file.make_patches`.
     """
     name = _file(name)
     if _kind(name) == "images":
         return images.make_images(name)
+    if _kind(name) == "features":
+        return patch_file.make_patches()
     if _kind(name) == "labels":
         return files.fetch(name, again=True)
     _folder(name)
@@ -157,7 +165,10 @@ def _absent(name: str) -> FileNotFoundError:
 
 def _glance(name: str) -> None:
     "Refuses images whose files are missing, or have the wrong size."
-    paths, item = images.image_files(name), files.entry(name)
+    item = files.entry(name)
+    paths = [files.data_folder() / item["file"]]
+    if item["kind"] == "images":
+        paths = images.image_files(name)
     if not all(path.exists() for path in paths):
         raise _absent(name)
     if paths[0].suffix:
@@ -174,6 +185,12 @@ def _images(name: str) -> str:
     if "sha256" in files.entry(name):
         return f"{name}: the frozen SHA-256 of all four arrays"
     return f"{name}: shapes and class sizes; no SHA-256 is frozen"
+
+
+def _features(name: str) -> str:
+    _glance(name)
+    patch_file.checked_patches()
+    return f"{name}: the SHA-256 that its file states, and three coarse numbers"
 
 
 def _labels(name: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 # %% auto #0
-__all__ = ['data_folder', 'registry', 'entry', 'StorageError', 'explained', 'write_atomic', 'fault', 'refuse', 'checked',
+__all__ = ['data_folder', 'registry', 'entry', 'home', 'StorageError', 'explained', 'write_atomic', 'fault', 'refuse', 'checked',
            'watched', 'unreachable', 'fetch']
 
 # %% ../nbs/A21_files.ipynb #f77c7c43
@@ -46,9 +46,10 @@ def _cache_folder() -> Path:
 def registry() -> dict[str, dict[str, Any]]:
     """What is known of each file, by name: see `epsbook/assets/files.toml`.
 
-    Keys of an entry: kind ("images", "labels" or "folder"), file (in the data
-    folder), bytes, sha256, urls, license, cite (a key of the bibliography) and
-    by_hand (what to do without a network).
+    Keys of an entry: kind ("images", "features", "labels" or "folder"), file
+    (in the data folder), bytes, sha256, urls, license, cite (a key of the
+    bibliography), by_hand (what to do without a network), and for features
+    made_from (a name).
     """
     text = files("epsbook.assets").joinpath("files.toml").read_text("utf-8")
     return tomllib.loads(text)
@@ -64,6 +65,15 @@ def entry(name: str) -> dict[str, Any]:
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"no file {name!r}; known: {', '.join(known)}")
     return known[name]
+
+
+def home(name: str) -> str:
+    """The data set that has the images and labels of `name`: mostly itself.
+
+    Features that are computed from images are named after them; whatever
+    holds for the labels of those holds for theirs.
+    """
+    return registry().get(name, {}).get("made_from", name)
 
 # %% ../nbs/A21_files.ipynb #5700703f
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}

@@ -16,7 +16,7 @@ from .instance import normals
 from .labels import as_labels, check_int
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, Int64, UInt8
+    from jaxtyping import Float, Int64, UInt8
     from torch import Tensor
 
 # %% auto #0
@@ -27,9 +27,10 @@ def _check_images(images: Tensor, part: str) -> None:
     if not isinstance(images, torch.Tensor):
         kind = type(images).__name__
         raise TypeError(f"{part} images must be a tensor, got {kind}")
-    if images.dtype not in (torch.uint8, torch.float32):
+    if images.dtype not in (torch.uint8, torch.float32, torch.float16):
+        kinds = "uint8 or float32, features float16"
         kind = images.dtype
-        raise TypeError(f"{part} images must be uint8 or float32, got {kind}")
+        raise TypeError(f"{part} images must be {kinds}, got {kind}")
     if images.ndim != 4 or not images.numel():
         shape = tuple(images.shape)
         raise ValueError(f"{part} images must be N x C x H x W, got {shape}")
@@ -37,6 +38,8 @@ def _check_images(images: Tensor, part: str) -> None:
     if images.dtype == torch.float32 and not 0 <= low <= high <= 1:
         span = f"{low:g} to {high:g}"
         raise ValueError(f"{part} float images must lie in [0, 1], got {span}")
+    if images.dtype == torch.float16 and not low - low == high - high == 0:
+        raise ValueError(f"{part} features must be finite")
 
 
 def _check_part(images: Tensor, labels: Tensor, k: int, part: str) -> None:
@@ -61,8 +64,8 @@ class Dataset:
 
     Args:
         name: what `load` calls it.
-        train_images: shape (N, C, H, W); uint8 in 0..255 as stored, or float32
-            in [0, 1].
+        train_images: shape (N, C, H, W); uint8 in 0..255 as stored, float32
+            in [0, 1], or float16 of any size: features.
         train_labels: true classes in 0..num_classes - 1, int64, shape (N,).
         test_images: as train_images, shape (M, C, H, W).
         test_labels: as train_labels, shape (M,).
@@ -73,9 +76,9 @@ class Dataset:
     """
 
     name: str
-    train_images: UInt8[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]
+    train_images: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]
     train_labels: Int64[Tensor, " n"]
-    test_images: UInt8[Tensor, "m c h w"] | Float32[Tensor, "m c h w"]
+    test_images: UInt8[Tensor, "m c h w"] | Float[Tensor, "m c h w"]
     test_labels: Int64[Tensor, " m"]
     num_classes: int
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from . import augment, data, noise
+from .files import home
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int64, Num
@@ -36,12 +37,15 @@ def corrupted(
 ) -> Int64[Tensor, " n"]:
     """Given labels of all training images of `d`.
 
-    Instance noise sees the standardized images; fixed labels are read from
-    their file (`epsbook.data.given_labels`).
+    Instance noise sees the standardized images, those of its home if `d`
+    holds features; fixed labels are read from their file
+    (`epsbook.data.given_labels`).
     """
     extra = {}
     if spec.kind == "instance":
         x = d.train_images
+        if home(d.name) != d.name:
+            x = data.load(home(d.name)).train_images
         extra["features"] = standardize(x, x[:1])[0]
     if spec.kind == "fixed":
         extra["given"] = data.given_labels(spec.name)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     Scale = tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]
 
 # %% auto #0
-__all__ = ['MODELS', 'digits_net', 'published_init', 'mnist_cnn', 'cifar_cnn', 'resnet18', 'resnet34', 'resnet50', 'check_name',
-           'build', 'Prepared']
+__all__ = ['MODELS', 'digits_net', 'published_init', 'mnist_cnn', 'patches_net', 'cifar_cnn', 'resnet18', 'resnet34', 'resnet50',
+           'check_name', 'build', 'Prepared']
 
 # %% ../nbs/16_models.ipynb #e3e77ad0
 def _conv(
@@ -83,6 +83,20 @@ def mnist_cnn(num_classes: int = 10) -> nn.Sequential:
     body = [*_conv(1, 32, pool=True), *_conv(32, 64, pool=True)]
     net = nn.Sequential(*body, *_head(64 * 7 * 7, 128, k))
     return published_init(net)
+
+# %% ../nbs/16_models.ipynb #9cd98223
+def patches_net(num_classes: int = 10) -> nn.Sequential:
+    """Network for features of CIFAR-10: linear 256, batch norm, ReLU, linear K.
+
+    410,368 + 257 · K parameters, 412,938 for ten classes. Maps standardized
+    features (N, 1600, 1, 1), as `epsbook.patches` makes them, to logits
+    (N, K). It ends as `cifar_cnn` does; initial weights by `published_init`.
+
+    Raises:
+        TypeError, ValueError: K is not an integer of at least 2.
+    """
+    k = check_int("num_classes", num_classes, 2)
+    return published_init(nn.Sequential(*_head(1600, 256, k)))
 
 # %% ../nbs/16_models.ipynb #b8a1c08b
 def cifar_cnn(num_classes: int = 10, width: int = 64) -> nn.Sequential:
@@ -168,6 +182,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "mnist_cnn": mnist_cnn,
     "cifar_cnn": cifar_cnn,
     "cifar_cnn_half": partial(cifar_cnn, width=32),
+    "patches_net": patches_net,
     "resnet18": resnet18,
     "resnet34": resnet34,
     "resnet50": resnet50,
@@ -191,7 +206,8 @@ def build(name: str, num_classes: int) -> nn.Module:
 
     Args:
         name: "digits_net", "mnist_cnn", "cifar_cnn", "cifar_cnn_half" (half
-            as many channels), "resnet18", "resnet34" or "resnet50".
+            as many channels), "patches_net", "resnet18", "resnet34" or
+            "resnet50".
         num_classes: K, at least 2.
 
     Returns:

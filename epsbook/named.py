@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from .files import home
 from epsbook.noise import (
     CIFAR10_MAP,
     CIFAR100_BLOCKS,
@@ -37,6 +38,7 @@ _ONLY = {"blocks": "cifar100", "in_place": "cifar10"}
 
 
 def _asymmetric(dataset: str) -> Callable[[float], NoiseSpec]:
+    dataset = home(dataset)
     if dataset == "cifar100":
         return lambda rate: NoiseSpec.superclass(rate, CIFAR100_SUPERCLASSES)
     if dataset not in _MAPS:
@@ -53,9 +55,9 @@ def _rate(text: str, noise_text: str) -> float:
 
 
 def _fixed(name: str, dataset: str) -> NoiseSpec:
-    home = re.match("cifar100?", name).group()
-    if dataset != home:
-        raise ValueError(f"labels {name!r} are for {home}, not {dataset}")
+    owner = re.match("cifar100?", name).group()
+    if home(dataset) != owner:
+        raise ValueError(f"labels {name!r} are for {owner}, not {dataset}")
     return NoiseSpec.fixed(name)
 
 # %% ../nbs/A27_named.ipynb #f1ddc34d
@@ -79,7 +81,7 @@ def named_noise(noise_text: str, dataset: str) -> NoiseSpec:
         known += "".join(f", {n}:RATE" for n in _RATED)
         known += "".join(f", {n}" for n in fixed_labels())
         raise ValueError(f"no noise {noise_text!r}; known: {known}")
-    if _ONLY.get(name, dataset) != dataset:
+    if name in _ONLY and _ONLY[name] != home(dataset):
         raise ValueError(f"noise {name!r} is for {_ONLY[name]} only")
     rate = _rate(text, noise_text)
     made = _asymmetric(dataset) if name == "asymmetric" else _RATED[name]

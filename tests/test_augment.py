@@ -115,6 +115,19 @@ def test_windows_are_a_view():
     assert view.untyped_storage().nbytes() == 5 * 3 * 10 * 10
 
 
+def test_scaling_of_features_is_that_of_their_channels():
+    g = torch.Generator().manual_seed(0)
+    x = (7 + 3 * torch.randn(2500, 40, 1, 1, generator=g)).half()
+    x[:, 5] = 2.0
+    mean, spread = scaling(x)
+    assert mean.shape == spread.shape == (1, 40, 1, 1)
+    assert mean.dtype == spread.dtype == torch.float32
+    rows = x.flatten(1).double()
+    torch.testing.assert_close(mean.flatten(), rows.mean(0).float())
+    wanted = rows.std(0).clamp_min(1e-4).float()
+    torch.testing.assert_close(spread.flatten(), wanted, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
 def test_scaling_is_mean_and_deviation_by_channel(kind):
     images = bytes_(50)

@@ -163,6 +163,11 @@ def test_bytes_are_images_too():
     assert small(train_images=images, test_images=images[:2]).num_classes == 3
 
 
+def test_features_may_be_of_any_size():
+    x = torch.tensor([-9.0, 0, 3, 60]).half().view(4, 1, 1, 1)
+    assert small(train_images=x, test_images=x[:2]).num_classes == 3
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [
@@ -174,7 +179,7 @@ def test_bytes_are_images_too():
         (
             dict(train_images=torch.zeros(4, 1, 2, 2).double()),
             TypeError,
-            "training images must be uint8 or float32, got torch.float64",
+            "training images must be uint8 or float32, features float16, got torch.float64",
         ),
         (
             dict(train_images=torch.zeros(4, 2, 2)),
@@ -195,6 +200,16 @@ def test_bytes_are_images_too():
             dict(test_images=torch.full((2, 1, 2, 2), math.nan)),
             ValueError,
             r"test float images must lie in \[0, 1\], got nan to nan",
+        ),
+        (
+            dict(test_images=torch.full((2, 1, 2, 2), math.inf).half()),
+            ValueError,
+            "test features must be finite",
+        ),
+        (
+            dict(test_images=torch.full((2, 1, 2, 2), math.nan).half()),
+            ValueError,
+            "test features must be finite",
         ),
         (
             dict(test_images=torch.zeros(2, 3, 2, 2)),
@@ -452,7 +467,7 @@ def test_in_an_empty_folder_all_is_absent(folder):
     rows = listing()
     assert [row.name for row in rows] == list(files.registry())
     assert {row.state for row in rows} == {"absent"}
-    assert {row.kind for row in rows} == {"images", "labels", "folder"}
+    assert {row.kind for row in rows} == {"images", "features", "labels", "folder"}
     assert all(row.license for row in rows)
 
 
@@ -469,12 +484,13 @@ def test_what_is_altered_is_seen_at_a_glance(folder):
     (folder / "cifar10.npz").write_bytes(b"bad")
     (folder / "cifar10h-counts.npy").write_bytes(b"bad")
     (folder / "cifar10n.npz").write_bytes(b"bad")
+    (folder / "cifar10_patches.npz").write_bytes(b"bad")
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in image_files("mnist"):
         path.touch()
     found = {row.name for row in listing() if row.state == "altered"}
-    assert found == {"cifar10", "cifar10h", "cifar10n", "mnist"}
+    assert found == {"cifar10", "cifar10_patches", "cifar10h", "cifar10n", "mnist"}
 
 
 def test_get_goes_where_the_data_are(folder, monkeypatch):
@@ -483,7 +499,9 @@ def test_get_goes_where_the_data_are(folder, monkeypatch):
         "epsbook.files.fetch", lambda *a, **k: seen.append((a, k)) or "p"
     )
     monkeypatch.setattr("epsbook.images.make_images", lambda *a: seen.append(a) or "q")
-    assert (get("cifar10n-worse"), get("mnist")) == ("p", "q")
+    monkeypatch.setattr("epsbook.patch_file.make_patches", lambda: "r")
+    names = "cifar10n-worse", "mnist", "cifar10_patches"
+    assert [get(name) for name in names] == ["p", "q", "r"]
     assert seen == [(("cifar10n",), {"again": True}), ("mnist",)]
     with pytest.raises(FileNotFoundError, match="ask its authors"):
         get("clothing1m")

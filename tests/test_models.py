@@ -15,6 +15,7 @@ from epsbook.models import (
     cifar_cnn,
     digits_net,
     mnist_cnn,
+    patches_net,
     published_init,
     resnet18,
     resnet34,
@@ -98,6 +99,7 @@ def test_it_can_learn_six_labels_by_heart(images):
 SIZES = {  # published network, K -> parameters
     mnist_cnn: (420_800, 129),
     cifar_cnn: (1_637_224, 257),
+    patches_net: (410_368, 257),
     resnet18: (11_168_832, 513),
     resnet34: (21_276_992, 513),
     resnet50: (23_508_032, 2_049),
@@ -122,6 +124,7 @@ def test_the_eight_layers_are_the_published_ones():
 
 
 INPUTS = {"digits_net": (1, 8), "mnist_cnn": (1, 28), "resnet50": (3, 64)}
+INPUTS["patches_net"] = 1600, 1
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -134,6 +137,18 @@ def test_each_network_takes_its_images_in_both_memory_formats(name):
     net = net.to(memory_format=torch.channels_last)
     found = net(x.to(memory_format=torch.channels_last))
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_patches_net_ends_as_the_eight_layers_do():
+    assert size(patches_net()) == 412_938 and "412,938" in patches_net.__doc__
+    kinds = [[type(layer) for layer in net()[-5:]] for net in (patches_net, cifar_cnn)]
+    assert kinds[0] == kinds[1] and len(patches_net()) == 5
+    x = torch.randn(6, 1600, 1, 1).half()
+    ready = Prepared(patches_net(3), scaling(x))
+    logits = ready(x)
+    assert logits.shape == (6, 3) and logits.dtype == torch.float32
+    logits.sum().backward()
+    assert all(p.grad is not None for p in ready.parameters())
 
 
 def test_small_resnets_keep_the_resolution_of_the_first_stage():
@@ -150,7 +165,7 @@ def test_residual_blocks_of_resnet50_start_as_the_identity():
     assert all(not block.bn3.weight.any() for block in net.layer1)
 
 
-@pytest.mark.parametrize("make", [cifar_cnn, resnet18])
+@pytest.mark.parametrize("make", [cifar_cnn, patches_net, resnet18])
 def test_initial_weights_follow_the_published_rules(make):
     torch.manual_seed(0)
     for layer in make(10).modules():

@@ -21,6 +21,12 @@ TABLE = [
     ("pair:0.4", "mnist", NoiseSpec.pair(0.4)),
     ("asymmetric:0.4", "cifar10", NoiseSpec.asymmetric(0.4, noise.CIFAR10_MAP)),
     ("asymmetric:0.4", "mnist", NoiseSpec.asymmetric(0.4, noise.MNIST_MAP)),
+    (
+        "asymmetric:0.4",
+        "cifar10_patches",
+        NoiseSpec.asymmetric(0.4, noise.CIFAR10_MAP),
+    ),
+    ("cifar10n-worse", "cifar10_patches", NoiseSpec.fixed("cifar10n-worse")),
     ("asymmetric:0.4", "digits", NoiseSpec.asymmetric(0.4, noise.MNIST_MAP)),
     (
         "asymmetric:0.4",
@@ -102,6 +108,8 @@ def test_released_variants_are_not_what_the_papers_say():
         ("cifar100n-fine", "cifar10", "are for cifar100, not cifar10"),
         ("in_place:2", "cifar10", r"rate must lie in \[0, 1\]"),
         ("blocks:0.4", "mnist", "'blocks' is for cifar100 only"),
+        ("blocks:0.4", "cifar10_patches", "'blocks' is for cifar100 only"),
+        ("cifar100n-fine", "cifar10_patches", "for cifar100, not cifar10_patches"),
         ("in_place:0.4", "cifar100", "'in_place' is for cifar10 only"),
         ("asymmetric:0.4", "fashion_mnist", "no asymmetric noise .* fashion_mnist"),
         ("asymmetric:0.4", "prototypes-10", "no asymmetric noise is published"),
