@@ -5,17 +5,29 @@ BIN := .venv/bin
 export OMP_WAIT_POLICY := PASSIVE
 CHAPTERS := $(wildcard nbs/*.ipynb)
 
-.PHONY: book test notebooks export lint clean
+.PHONY: book test test-long test-all notebooks export lint clean
 
 book: .venv/.installed  ## train the opening experiment, build the book
 	rm -rf _build/records
 	$(BIN)/epsbook repeat wrong_labels --out _build/records
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
 
-test: .venv/.installed  ## pytest, drift checks, every notebook alone from the wheel
+# A file's tests share what they build, so a file stays in one process; with a
+# process for each core, more threads would only wait for one another.
+PARALLEL := -n auto --dist loadfile
+test test-long: export OMP_NUM_THREADS := 1
+
+test: .venv/.installed  ## what a change can break: pytest, notebooks from the wheel
 	$(BIN)/ruff check
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) -m "not long"
 	EPSBOOK_SCALE=smoke $(BIN)/python tests/alone.py
+
+test-long: .venv/.installed  ## the rest: every page, other arithmetic, other Pythons
+	$(BIN)/pytest $(PARALLEL) -m long
+	$(BIN)/python tests/arithmetic.py
+	$(BIN)/python tests/pythons.py
+
+test-all: test test-long
 
 notebooks: .venv/.installed  ## execute chapters at laptop scale, store outputs
 	for nb in $(CHAPTERS); do EPSBOOK_SCALE=laptop TQDM_DISABLE=1 \

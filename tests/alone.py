@@ -17,6 +17,8 @@ from pathlib import Path
 
 import nbformat
 
+# A notebook has one kernel, so its cells stay in one process.
+PARALLEL = ("-n", "auto", "--dist", "loadfile")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -76,7 +78,7 @@ def run(notebooks, folder, site):
         isolate(notebook, folder / notebook.stem, site)
     paths = [str(site), os.environ.get("PYTHONPATH")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    pytest = [sys.executable, "-m", "pytest", "--nbval", "."]
+    pytest = [sys.executable, "-m", "pytest", "--nbval", *PARALLEL, "."]
     return subprocess.run(pytest, cwd=folder, env=environment).returncode
 
 

@@ -5,7 +5,7 @@ so the order of a sum and the last digits of its result. Here each is told to ta
 plainest code, without AVX and fused multiply-add, on one thread. What fails only here
 prints or compares digits that the arithmetic does not promise: assert a bound,
 round to what is claimed, or compare with a tolerance. Needs an x86-64 processor
-with AVX2; takes a quarter of an hour.
+with AVX2; takes ten minutes on two cores.
 
 Run: python tests/arithmetic.py [FILE ...]
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+PARALLEL = ("-n", "auto", "--dist", "loadfile")
 ROOT = Path(__file__).resolve().parents[1]
 # Tests that compute nothing: of texts, files, packages and pages.
 OTHERS = "alone arithmetic book drift ext files folders map notation packaging widget"
@@ -100,7 +101,8 @@ def main():
     if found:
         print(*found, sep="\n", file=sys.stderr)
         return 1
-    pytest = [sys.executable, "-m", "pytest", "--nbval", *(asked.file or computing())]
+    files = asked.file or computing()
+    pytest = [sys.executable, "-m", "pytest", "--nbval", *PARALLEL, *files]
     return subprocess.run(pytest, cwd=ROOT, env=environment).returncode
 
 

@@ -81,7 +81,12 @@ def open_page(browser, address, **options):
     return seen
 
 
-@pytest.fixture(scope="module", params=PAGES)
+# `make test` looks at these; all others, which are made of the same parts, are long.
+SOME = {"index", "01_wrong_labels", "08_eps_softmax", "api/losses"}
+MARKED = [p if p in SOME else pytest.param(p, marks=pytest.mark.long) for p in PAGES]
+
+
+@pytest.fixture(scope="module", params=MARKED)
 def visit(request, home, browser):
     "Each page of the book, opened once for all tests of pages."
     seen = open_page(browser, f"{home}/nbs/{request.param}.html")

@@ -323,6 +323,7 @@ def test_autocast_changes_the_dtype_alone(name, dtype):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @cases({name.split("(")[0]: name for name in STATELESS}.values())
 def test_compiles_without_a_break(name):

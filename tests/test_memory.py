@@ -35,6 +35,7 @@ def counted(code):
     return [int(word) for word in result.stdout.split()]
 
 
+@pytest.mark.long
 @glibc
 def test_a_block_is_asked_for_once():
     within = "with kept_memory():\n    faults(); print(faults())"
@@ -43,6 +44,7 @@ def test_a_block_is_asked_for_once():
     assert kept < without / 100
 
 
+@pytest.mark.long
 @glibc
 def test_afterwards_memory_is_given_back_also_after_an_error():
     grown, left, again = counted("""
@@ -57,6 +59,7 @@ print(int(faults() > 10_000))
     assert again == 1  # blocks return to the kernel as before
 
 
+@pytest.mark.long
 @glibc
 def test_the_last_to_go_releases_it():
     without, kept, after = counted("""

@@ -126,7 +126,7 @@ def test_what_is_recorded_is_not_run_again_and_what_differs_is_refused(few, tmp_
     assert sweep.left(read_list(few), file) == read_list(few)  # other names
     row = json.loads(file.read_text()) | {"terms": [{"loss": "CELoss"}]}
     file.write_text(json.dumps(row) + "\n")
-    with pytest.raises(FileExistsError, match="another run .terms was"):
+    with pytest.raises(FileExistsError, match=r"another run \(terms was"):
         sweep.left(jobs, file)
 
 
