@@ -141,7 +141,7 @@ def dataset(o, name, n=0):
 
 
 def start(o, d, **changes):
-    protocol = train.protocol_for(d.name, "paper", **changes)
+    protocol = train.protocol_for(d.name, "paper", **changes).resolved(o.device)
     s = measure.split(d, d.train_labels, protocol, 0, o.device)
     return train._start(s, losses.CELoss(), protocol, 0)
 
@@ -273,6 +273,7 @@ def published(o, d, epochs=120):
     "Medians of the epochs after the first, which warms up and records; the memory."
     torch.cuda.reset_peak_memory_stats(o.device)
     protocol = train.protocol_for("cifar10", "paper", epochs=epochs)
+    protocol = protocol.resolved(o.device)
     given = measure.corrupted(d, noise.NoiseSpec.symmetric(0.6), 0)
     s = measure.split(d, given, protocol, 0, o.device)
     loss = losses.recipe("ce_eps+mae", dataset="cifar10", rate=0.6)

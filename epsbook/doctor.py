@@ -8,25 +8,15 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 
 from . import data, files
+from .protocol import has_bf16
 from .record import hardware, scale, versions
 
 # %% auto #0
-__all__ = ['has_bf16', 'findings']
-
-# %% ../nbs/A30_doctor.ipynb #18d10875
-def has_bf16(device: str) -> bool | None:
-    "Whether `device` multiplies bfloat16 in hardware; None: not known."
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text().split() if info.exists() else []
-    known = {"avx512_bf16", "amx_bf16", "bf16"}
-    return bool(known.intersection(flags)) if flags else None
+__all__ = ['findings']
 
 # %% ../nbs/A30_doctor.ipynb #59e16f84
 def _version(package: str) -> str:

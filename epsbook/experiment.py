@@ -56,22 +56,9 @@ class _Names:
                 message += "; recipe_of (--recipe) names another data set's"
             raise ValueError(message) from None
 
-# %% ../nbs/A28_experiment.ipynb #4b2500f3
-class Plan(_Names):
-    """A published method on a published kind of noise, by their names.
-
-    Args:
-        dataset: name for `epsbook.data.load`.
-        noise: such as "symmetric:0.8" (`epsbook.named.named_noise`).
-        method: name for `epsbook.losses.recipe`.
-        at: the scale; by default the one in force.
-        recipe_of: the data set whose recipe is used, if not `dataset`.
-        changes: fields of the protocol to set otherwise.
-
-    Raises:
-        ValueError: no such name; the known ones are listed.
-        TypeError: a field of the protocol has another type.
-    """
+# %% ../nbs/A28_experiment.ipynb #60b8d3f1
+class _Recorded(_Names):
+    "How the records of its runs begin, are called and are known."
 
     @property
     def head(self) -> dict[str, Any]:
@@ -88,6 +75,33 @@ class Plan(_Names):
         "File name, without its end, of the record of `run(seed)`."
         head = self.head
         return f"{head['experiment']}-{head['method']}-seed{seed}"
+
+    def difference(self, record: dict) -> str | None:
+        "What makes a record one of another run, in words; None: nothing."
+        for key, value in self.head.items():
+            if record.get(key) != value:
+                return f"{key} was {record.get(key)}, is {value}"
+        found, asked = record.get("protocol"), self.protocol
+        if not asked.fits(found):
+            return f"protocol was {found}, is {asked.to_dict()}"
+        return None
+
+# %% ../nbs/A28_experiment.ipynb #4b2500f3
+class Plan(_Recorded):
+    """A published method on a published kind of noise, by their names.
+
+    Args:
+        dataset: name for `epsbook.data.load`.
+        noise: such as "symmetric:0.8" (`epsbook.named.named_noise`).
+        method: name for `epsbook.losses.recipe`.
+        at: the scale; by default the one in force.
+        recipe_of: the data set whose recipe is used, if not `dataset`.
+        changes: fields of the protocol to set otherwise.
+
+    Raises:
+        ValueError: no such name; the known ones are listed.
+        TypeError: a field of the protocol has another type.
+    """
 
     def run(self, seed: int, **options: Any) -> dict:
         "One run: its record. Options and errors are those of `train.fit`."

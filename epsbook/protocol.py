@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from . import models
 from .labels import check_int
@@ -17,9 +20,10 @@ from .losses.inputs import check_number
 from .record import SCALES, scale
 
 # %% auto #0
-__all__ = ['Protocol', 'protocol_for']
+__all__ = ['has_bf16', 'Protocol', 'protocol_for']
 
 # %% ../nbs/A17_protocol.ipynb #a4cd4b06
+_PRECISIONS = ("fp32", "bf16")
 _LEAST = {"epochs": 1, "batch_size": 2, "crop": 0, "samples": 2}
 _MOST = 2**31 - 1
 _RANGES = {
@@ -46,9 +50,21 @@ def _check(protocol: _Checked) -> None:
     for name in ("flip", "channels_last"):
         if not isinstance(values[name], bool):
             raise TypeError(f"{name} must be true or false")
-    if values["precision"] not in ("fp32", "bf16"):
-        found = values["precision"]
-        raise ValueError(f"precision must be fp32 or bf16, got {found!r}")
+    if values["precision"] not in ("auto", *_PRECISIONS):
+        known, found = "auto, fp32 or bf16", values["precision"]
+        raise ValueError(f"precision must be {known}, got {found!r}")
+
+# %% ../nbs/A17_protocol.ipynb #5b7c1e90
+_KNOWS_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def has_bf16(device: str) -> bool | None:
+    "Whether `device` multiplies bfloat16 in hardware; None: not known."
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().split() if info.exists() else []
+    return bool(_KNOWS_BF16.intersection(flags)) if flags else None
 
 # %% ../nbs/A17_protocol.ipynb #67fc546a
 class _Checked:
@@ -65,6 +81,22 @@ class _Checked:
         found = {f.name: value for f, value in pairs if value != f.default}
         return {k: "inf" if v == math.inf else v for k, v in found.items()}
 
+    def resolved(self, device: str) -> Protocol:
+        """This protocol, with the precision that "auto" is on `device`."""
+        if self.precision != "auto":
+            return self
+        precision = "bf16" if has_bf16(device) else "fp32"
+        return replace(self, precision=precision)
+
+    def fits(self, recorded: dict[str, Any]) -> bool:
+        """Whether a record with this `protocol` is of a run of this one.
+
+        A run in either precision is one of "auto".
+        """
+        either = _PRECISIONS if self.precision == "auto" else [self.precision]
+        options = (replace(self, precision=p).to_dict() for p in either)
+        return recorded in options
+
 # %% ../nbs/A17_protocol.ipynb #bf019d2e
 @dataclass(frozen=True)
 class Protocol(_Checked):
@@ -80,7 +112,8 @@ class Protocol(_Checked):
         crop: pixels of zeros around an image before a random cut; 0 for none.
         flip: whether images are mirrored, each with probability 1/2.
         rotate: degrees; each image is turned by up to so much.
-        precision: "fp32", or "bf16" for autocast to bfloat16.
+        precision: "fp32", "bf16" for autocast to bfloat16, or "auto": bf16
+            where the device computes it in hardware, else fp32.
         channels_last: the memory format of weights and images.
         samples: train on the first so many images; None for all.
 

@@ -192,12 +192,11 @@ def refuse_other(found: dict, plan: Plan, where: str | Path) -> None:
     Raises:
         FileExistsError: says where, and in what it differs.
     """
-    for key, value in (plan.head | {"protocol": plan.protocol.to_dict()}).items():
-        if found.get(key) != value:
-            raise FileExistsError(
-                f"{where} holds a record of another run ({key} was "
-                f"{found.get(key)}, is {value}): name another folder with --out"
-            )
+    if difference := plan.difference(found):
+        raise FileExistsError(
+            f"{where} holds a record of another run ({difference}): "
+            "name another folder with --out"
+        )
 
 
 def left(jobs: list[Job], file: Path) -> list[Job]:

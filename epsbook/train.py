@@ -237,6 +237,18 @@ def _about(
         "seed": seed,
     }
 
+# %% ../nbs/17_training.ipynb #7d41a6e3
+def _where(
+    d: data.Dataset, protocol: Protocol, device: str
+) -> dict[str, str]:
+    "What else must be the same for a run to go on from its checkpoint."
+    images = {"train": d.train_images, "test": d.test_images}
+    return {
+        "device": device.split(":")[0],
+        "precision": protocol.precision,
+        "images": weights_sha256(images),
+    }
+
 # %% ../nbs/17_training.ipynb #f4480e13
 def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
     "What is known when it has ended."
@@ -283,6 +295,7 @@ def fit(
         OutOfTime: stopped because of `until`; the checkpoint is written.
     """
     device = find_device(device)
+    protocol = protocol.resolved(device)
     check_run(d, loss, protocol)
     if until is not None and not checkpoint:
         raise ValueError("until needs a checkpoint, to go on from later")
@@ -290,9 +303,7 @@ def fit(
     s = split(d, given, protocol, seed, device)
     check_batches(len(s.y), protocol)
     about = _about(d, spec, loss, protocol, seed, given)
-    run_id = about | {"device": device.split(":")[0]}
-    images = {"train": d.train_images, "test": d.test_images}
-    run_id["images"] = weights_sha256(images) if checkpoint else ""
+    run_id = about | (_where(d, protocol, device) if checkpoint else {})
     with repeatable(device), kept_memory():
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch, until)

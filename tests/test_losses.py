@@ -1,8 +1,10 @@
 """Values, gradients and manners of the losses that stand so far."""
 
+import ast
 import copy
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch.func import grad, hessian, jacrev, vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from epsbook import losses
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
@@ -795,6 +798,24 @@ def test_m_has_no_default():
 def test_empty_batch_sums_to_zero(make):
     assert make(reduction="sum")(X[:0], Y[:0]) == 0
     assert make(reduction="none")(X[:0], Y[:0]).shape == (0,)
+
+
+def bare_supers(source):
+    "Lines of `super()` without a name after it."
+    nodes = list(ast.walk(ast.parse(source)))
+    followed = [node.value for node in nodes if isinstance(node, ast.Attribute)]
+    for node in nodes:
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "super":
+            if node not in followed:
+                yield node.lineno
+
+
+def test_super_is_followed_by_a_name():
+    # From Python 3.12 on, torch.compile does not follow getattr(super(), name).
+    assert list(bare_supers("super().f()\ng(super(), 'f')")) == [2]
+    files = Path(losses.__file__).parent.glob("*.py")
+    found = {f.name: list(bare_supers(f.read_text("utf-8"))) for f in files}
+    assert len(found) > 10 and not any(found.values()), found
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")

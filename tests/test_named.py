@@ -1,5 +1,6 @@
 """Noise and runs by name: what a name means, what is refused, and what a file is called."""
 
+import dataclasses
 import json
 import re
 
@@ -220,6 +221,37 @@ def test_a_run_by_names_has_recipe_noise_and_protocol_of_these_names(plan, made)
     assert made["protocol"] == plan.protocol.to_dict()
     assert plan.protocol.epochs == 1 and plan.protocol.samples == 128
     assert len(made["curves"]["test"]) == 1
+
+
+@pytest.mark.parametrize(
+    "key, value, says",
+    [
+        ("method", "mae", r"method was mae, is gce@"),
+        ("scale", "paper", "scale was paper, is smoke"),
+        ("protocol", {"epochs": 3}, r"protocol was {'epochs': 3}, is {'network'"),
+        ("protocol", None, "protocol was None"),
+    ],
+)
+def test_a_record_of_another_run_says_in_what_it_differs(plan, made, key, value, says):
+    assert plan.difference(made) is None
+    assert plan.difference(json.loads(json.dumps(made))) is None
+    assert plan.difference(made | {key: value}).startswith(says)
+
+
+def test_a_record_from_another_machine_is_of_this_plan_in_either_precision():
+    plan = Plan("cifar10", "symmetric:0.8", "ce", "paper")
+    single, half = (
+        dataclasses.replace(plan.protocol, precision=p).to_dict()
+        for p in ("fp32", "bf16")
+    )
+    assert half["precision"] == "bf16" and "precision" not in single
+    for protocol in (single, half):
+        assert plan.difference(plan.head | {"protocol": protocol}) is None
+    named = Plan(
+        "cifar10", "symmetric:0.8", "ce", "paper", changes={"precision": "fp32"}
+    )
+    assert named.difference(named.head | {"protocol": single}) is None
+    assert "protocol was" in named.difference(named.head | {"protocol": half})
 
 
 def test_options_go_on_to_fit(monkeypatch):

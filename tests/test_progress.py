@@ -11,7 +11,7 @@ import torch
 from epsbook import data, doctor, files, graphs, progress
 from epsbook.graphs import Graphed
 from epsbook.progress import epochs_left, explain_failure
-from epsbook.protocol import protocol_for
+from epsbook.protocol import has_bf16, protocol_for
 
 # --- the bar --------------------------------------------------------------------------
 
@@ -356,20 +356,27 @@ def test_the_processor_says_whether_it_has_bfloat16(info, answer, monkeypatch):
         assert name == "/proc/cpuinfo"
         return SimpleNamespace(exists=lambda: info is not None, read_text=lambda: info)
 
-    monkeypatch.setattr(doctor, "Path", path)
-    assert doctor.has_bf16("cpu") is answer
+    monkeypatch.setattr("epsbook.protocol.Path", path)
+    assert has_bf16("cpu") is answer
 
 
 @pytest.mark.parametrize("capability, answer", [((7, 5), False), ((8, 0), True)])
 def test_a_gpu_has_bfloat16_since_ampere(capability, answer, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert doctor.has_bf16("cuda") is answer
+    asked = []
+
+    def get_device_capability(device):
+        asked.append(device)
+        return capability
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", get_device_capability)
+    assert [has_bf16(name) for name in ("cuda", "cuda:1")] == [answer] * 2
+    assert asked == ["cuda", "cuda:1"]
 
 
 def test_a_gpu_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H200")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.delenv("EPSBOOK_SCALE", raising=False)
     here = found()
     assert here["device"] == "cuda: H200" and here["bfloat16"] == "in hardware"

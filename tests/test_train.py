@@ -86,7 +86,7 @@ def test_committed_records_fit_schema_settings_and_labels(r):
         known = (x for x in known_recipes() if x.method == r["method"])
         assert r["terms"] in [x.terms for x in known]
         protocol = train.protocol_for(r["dataset"], r["scale"])
-        assert r["protocol"] == protocol.to_dict()
+        assert protocol.fits(r["protocol"])
     assert r["loss"] == repr(build_loss(r["terms"]))
     assert {len(c) for c in r["curves"].values()} == {r["protocol"]["epochs"]}
     assert r["accuracy"] == train.accuracies(r["curves"])
@@ -297,6 +297,68 @@ def test_augmented_runs_are_repeatable(tiny, precision, channels_last):
         | {"terms": [{"loss": "MAELoss"}]},
         SCHEMA,
     )
+
+
+HARDWARE = {True: "bf16", False: "fp32", None: "fp32"}
+
+
+def on(answer, monkeypatch):
+    "Pretend that the processor has bfloat16, or has not, or does not say."
+    monkeypatch.setattr("epsbook.protocol.has_bf16", lambda device: answer)
+
+
+@pytest.mark.parametrize("answer, precision", HARDWARE.items())
+def test_auto_is_half_precision_where_it_is_fast(tiny, monkeypatch, answer, precision):
+    on(answer, monkeypatch)
+    asked = pictures(), noise.NoiseSpec.clean(), CELoss()
+    auto, said = (small(**MOVED, precision=p) for p in ("auto", precision))
+    runs = [train.fit(*asked, p, 1) for p in (auto, said)]
+    assert runs[0]["weights_sha256"] == runs[1]["weights_sha256"]
+    assert runs[0]["protocol"] == runs[1]["protocol"] == said.to_dict()
+    schema = SCHEMA["properties"]["protocol"] | {"$defs": SCHEMA["$defs"]}
+    jsonschema.validate(runs[0]["protocol"], schema)
+
+
+def test_precision_is_asked_of_the_device_of_the_run(monkeypatch):
+    monkeypatch.setattr("epsbook.protocol.has_bf16", lambda device: device == "cuda:1")
+    found = {d: small(precision="auto").resolved(d) for d in ("cpu", "cuda:1")}
+    assert found == {"cpu": small(), "cuda:1": small(precision="bf16")}
+    with pytest.raises(jsonschema.ValidationError):  # a record never says "auto"
+        jsonschema.validate(
+            "auto", SCHEMA["properties"]["protocol"]["properties"]["precision"]
+        )
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("at", ["laptop", "paper"])
+def test_published_protocols_leave_the_precision_to_the_machine(name, at):
+    assert protocol_for(name, at).precision == "auto"
+
+
+def test_a_record_in_either_precision_is_one_of_auto():
+    auto, single, half = (small(precision=p) for p in ("auto", "fp32", "bf16"))
+    found = [json.loads(json.dumps(p.to_dict())) for p in (single, half)]
+    assert [auto.fits(r) for r in found] == [True, True]
+    assert [single.fits(r) for r in found] == [True, False]
+    assert [half.fits(r) for r in found] == [False, True]
+    assert not auto.fits(small(lr=1).to_dict()) and not auto.fits(None)
+
+
+def test_a_checkpoint_goes_on_in_its_own_precision(tiny, tmp_path, monkeypatch):
+    p, file = small(**MOVED, precision="auto"), tmp_path / "run.pt"
+    asked = pictures(), noise.NoiseSpec.clean(), CELoss()
+    on(True, monkeypatch)
+    with pytest.raises(Stopped):
+        train.fit(*asked, p, 1, checkpoint=file, watch=stop_after(1))
+    on(False, monkeypatch)
+    with pytest.raises(
+        ValueError, match=r"run \(precision was bf16, is fp32\): delete"
+    ):
+        train.fit(*asked, p, 1, checkpoint=file)
+    half = dataclasses.replace(p, precision="bf16")
+    ended = train.fit(*asked, half, 1, checkpoint=file)
+    whole = train.fit(*asked, half, 1)
+    assert ended["weights_sha256"] == whole["weights_sha256"]
 
 
 @pytest.mark.parametrize("what", ["crop", "flip", "rotate", "samples"])

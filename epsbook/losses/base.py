@@ -249,7 +249,8 @@ class LossSum(_Terms):
         "The curves in one pass, then every other term on its own."
         total = 0
         if self._curves.terms:
-            total = getattr(super(), method)(*inputs, **batch)
+            # Not super(): from Python 3.12 on, torch.compile would stop.
+            total = getattr(_Terms, method)(self, *inputs, **batch)
         for c, term in self._others:
             total = total + c * getattr(term, method)(*inputs, **batch)
         return total
