@@ -22,8 +22,8 @@ from .experiment import Plan
 from .progress import OutOfTime
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'Out', 'Minutes', 'run', 'sweep_', 'repeat', 'data_list', 'data_get',
-           'data_verify', 'doctor', 'main']
+__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'do_sweep', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor',
+           'main']
 
 # %% ../nbs/19_cli.ipynb #0149cecb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -90,21 +90,17 @@ HEAD = (
 )
 
 
-Out = Annotated[Path, typer.Option(help="folder of records")]
-Minutes = Annotated[
+_Recipe = Annotated[
+    str | None, typer.Option(help="data set whose recipe is used")
+]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="a field of the protocol, e.g. epochs=15"),
+]
+_Out = Annotated[Path, typer.Option(help="folder of records")]
+_Minutes = Annotated[
     float | None, typer.Option(help="stop in so many minutes", min=0.1)
 ]
-
-
-def _until(minutes: float | None) -> float | None:
-    "When the last epoch must have ended, some seconds before the time is up."
-    return minutes and time.monotonic() + 60 * minutes - 3
-
-
-def _left(count: int, stopped: list[str]) -> str:
-    "What a command that ran out of time has not done."
-    begun = f" ({'; '.join(stopped)})" if stopped else ""
-    return f"time is up: {count} left{begun}; the same command goes on"
 
 
 def _recorded(plan: Plan, seed: int, out: Path) -> dict | None:
@@ -115,6 +111,17 @@ def _recorded(plan: Plan, seed: int, out: Path) -> dict | None:
     found = record.read_record(path)
     sweep.refuse_other(found, plan, path)
     return found
+
+# %% ../nbs/19_cli.ipynb #510173f1
+def _until(minutes: float | None) -> float | None:
+    "When the last epoch must have ended, some seconds before the time is up."
+    return minutes and time.monotonic() + 60 * minutes - 3
+
+
+def _left(count: int, stopped: list[str]) -> str:
+    "What a command that ran out of time has not done."
+    begun = f" ({'; '.join(stopped)})" if stopped else ""
+    return f"time is up: {count} left{begun}; the same command goes on"
 
 # %% ../nbs/19_cli.ipynb #dbdeb77d
 def _one(plan: Plan, seed: int, out: Path, **options: Any) -> str:
@@ -136,24 +143,18 @@ def run(
     noise: Annotated[list[str], typer.Option(help="e.g. symmetric:0.8")],
     loss: Annotated[list[str], typer.Option(help="e.g. ce_eps+mae")],
     seed: Annotated[list[int], _SEEDS] = [1],  # noqa: B006
-    recipe: Annotated[
-        str | None, typer.Option(help="data set whose recipe is used")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="a field of the protocol, e.g. epochs=15"),
-    ] = None,
+    recipe: _Recipe = None,
+    set_: _Set = None,
     scale: Scale = None,
     device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
-    out: Out = Path("runs"),
-    minutes: Minutes = None,
+    out: _Out = Path("runs"),
+    minutes: _Minutes = None,
 ) -> None:
     """Trains with published methods; writes a record for each run.
 
     --noise, --loss and --seed may be given more than once: every combination
-    is run. What is recorded already is skipped, and what was interrupted goes
-    on from its last checkpoint, so the same command finishes what it began.
-    With --minutes it ends in time, and says what is left.
+    is run. What is recorded already is skipped, what was interrupted goes on
+    from its checkpoint. With --minutes it ends in time and says what is left.
 
     Example: epsbook run --dataset cifar10 --noise symmetric:0.8
     --loss ce --loss ce_eps+mae --seed 1 --seed 2 --set epochs=15
@@ -182,10 +183,10 @@ def _done(job: sweep.Job, file: Path, **options: Any) -> str:
 
 
 @app.command("sweep")
-def sweep_(
+def do_sweep(
     name: Annotated[str, typer.Argument(help="e.g. cifar10_paper, or a file")],
-    out: Out = Path("runs"),
-    minutes: Minutes = None,
+    out: _Out = Path("runs"),
+    minutes: _Minutes = None,
     at_once: Annotated[
         int, typer.Option(help="runs side by side", min=1, max=16)
     ] = 1,

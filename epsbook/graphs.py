@@ -5,7 +5,6 @@
 # %% ../nbs/A20_graphs.ipynb #bbe58c8b
 from __future__ import annotations
 
-import functools
 import gc
 import threading
 from collections.abc import Callable, Sequence
@@ -51,12 +50,7 @@ class Graphed:
 
     def __init__(self, step: Step, size: int, warmup: int = 3) -> None:
         self.step, self.size, self.left = step, size, warmup
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    @functools.cached_property
-    def side(self) -> torch.cuda.Stream:
-        """Where the first steps are done, and the recording."""
-        return torch.cuda.Stream()
+        self.graph = self.side = None
 
     def __call__(self, batch: Int64[Tensor, " b"]) -> tuple[Tensor, ...]:
         """One step on these indices."""
@@ -64,6 +58,7 @@ class Graphed:
             return self.step(batch)
         if self.left:
             self.left -= 1
+            self.side = self.side or torch.cuda.Stream()
             return _aside(self.step, batch, self.side)
         if self.graph is None:
             self._record(batch)
@@ -74,6 +69,7 @@ class Graphed:
     def _record(self, batch: Int64[Tensor, " b"]) -> None:
         "Record a step; recording does not do it."
         self.batch, graph = batch.clone(), torch.cuda.CUDAGraph()
+        self.side = self.side or torch.cuda.Stream()
         # Other threads, with runs of their own, may go on meanwhile.
         how = {"stream": self.side, "capture_error_mode": "thread_local"}
         with _ALONE:

@@ -251,7 +251,8 @@ def curves(
         epochs = range(1, len(record["curves"]["test"]) + 1)
         return pd.DataFrame(record["curves"]).assign(epoch=epochs, **run)
 
-    return pd.concat(map(rows, read_records(name, folder, at)), ignore_index=True)
+    found = map(rows, read_records(name, folder, at))
+    return pd.concat(found, ignore_index=True)
 
 # %% ../nbs/A5_records.ipynb #f74eb7cb
 def measured(name: str) -> list[dict]:

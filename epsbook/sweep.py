@@ -48,7 +48,7 @@ def _block(shared: dict[str, Any], block: dict[str, Any]) -> Iterator[tuple]:
     for seed, noise, loss in itertools.product(*names):
         yield Plan(dataset, noise, loss, at, **values), seed
 
-
+# %% ../nbs/18_sweeps.ipynb #ae626b38
 def read_list(name: str | Path, at: str | None = None) -> list[Job]:
     """The runs of a list, in order, each once.
 
@@ -115,7 +115,7 @@ class Clock:
 
         return note
 
-
+# %% ../nbs/18_sweeps.ipynb #2aab5ff0
 @dataclass
 class Outcome:
     "What became of the jobs: lines of those done, those stopped and failed."
@@ -129,6 +129,10 @@ def _next(waiting: Iterator, lock: threading.Lock, clock: Clock):
     "The next job, or None when there is none or no time."
     with lock:
         return None if clock.is_late() else next(waiting, None)
+
+# %% ../nbs/18_sweeps.ipynb #fb77006d
+# What data, settings or arithmetic can do; all else is a fault of the code.
+_FAILURES = (ValueError, RuntimeError, OSError, ArithmeticError)
 
 
 def _worker(
@@ -146,11 +150,11 @@ def _worker(
                 say(found.done[-1])
             except OutOfTime as error:
                 found.stopped.append(f"{job.name}: {error}")
-            except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
+            except _FAILURES as error:
                 found.failed.append(f"{job.name}: {error}")
                 say(f"FAILED {found.failed[-1]}")
 
-
+# %% ../nbs/18_sweeps.ipynb #48e00bd1
 def work(
     jobs: list[Job],
     one: Callable[[Job], str],
@@ -216,7 +220,7 @@ def left(jobs: list[Job], file: Path) -> list[Job]:
             waiting.append(job)
     return waiting
 
-
+# %% ../nbs/18_sweeps.ipynb #3b138508
 def do(
     job: Job, file: Path, clock: Clock | None = None, **options: Any
 ) -> dict:

@@ -152,6 +152,7 @@ def _built(network: str, num_classes: int, seed: int) -> nn.Module:
 
 def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     "A run before its first step."
+    check_batches(len(s.y), protocol)
     device = s.y.device
     net = Prepared(
         _built(protocol.network, s.num_classes, seed),
@@ -263,6 +264,20 @@ def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
         "versions": versions(),
     }
 
+# %% ../nbs/17_training.ipynb #91fb73f0
+def _checked(
+    d: data.Dataset,
+    loss: losses.Loss,
+    protocol: Protocol,
+    until: float | None,
+    checkpoint: str | Path | None,
+) -> Protocol:
+    "The protocol, if it can be trained with."
+    check_run(d, loss, protocol)
+    if until is not None and not checkpoint:
+        raise ValueError("until needs a checkpoint, to go on from later")
+    return protocol
+
 # %% ../nbs/17_training.ipynb #f9f385f6
 def fit(
     d: data.Dataset,
@@ -286,8 +301,7 @@ def fit(
         device, label: by default "cuda" if it is there; name of the bar.
         checkpoint: a file to write; a run that finds it goes on.
         watch: called after each epoch with all measurements so far.
-        until: a time of `time.monotonic`; no epoch is begun that would
-            likely end later. Needs a checkpoint.
+        until: a `time.monotonic` to end by; needs a checkpoint.
 
     Raises:
         TypeError, ValueError: what cannot be trained; another's checkpoint.
@@ -295,13 +309,9 @@ def fit(
         OutOfTime: stopped because of `until`; the checkpoint is written.
     """
     device = find_device(device)
-    protocol = protocol.resolved(device)
-    check_run(d, loss, protocol)
-    if until is not None and not checkpoint:
-        raise ValueError("until needs a checkpoint, to go on from later")
+    protocol = _checked(d, loss, protocol.resolved(device), until, checkpoint)
     given = corrupted(d, spec, seed)
     s = split(d, given, protocol, seed, device)
-    check_batches(len(s.y), protocol)
     about = _about(d, spec, loss, protocol, seed, given)
     run_id = about | (_where(d, protocol, device) if checkpoint else {})
     with repeatable(device), kept_memory():
