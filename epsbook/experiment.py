@@ -5,19 +5,24 @@
 # %% ../nbs/A28_experiment.ipynb #078aa72e
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from . import data
+from .checks import find_device
 from .losses.recipes import build_loss, find_recipe
 from .named import named_noise, recipe_noise, run_name
 from .noise import NoiseSpec
 from .protocol import protocol_for
-from .record import scale
+from .record import hardware, read_records, scale
 from .train import fit
 
 # %% auto #0
-__all__ = ['Plan']
+__all__ = ['Plan', 'expected', 'say_duration']
 
 # %% ../nbs/A28_experiment.ipynb #d8318309
 def _terms(method: str, dataset: str, spec: NoiseSpec) -> list[dict]:
@@ -110,3 +115,54 @@ class Plan(_Recorded):
         options = {"label": label} | options
         d = data.load(self.dataset)
         return head | fit(d, self.spec, loss, self.protocol, seed, **options)
+
+# %% ../nbs/A28_experiment.ipynb #4fd2c815
+def _of(plan: Plan, device: str, record: dict) -> bool:
+    "Whether a record is of such a run on this hardware, for any epochs."
+    found = record["protocol"]
+    asked = replace(plan.protocol.resolved(device), epochs=found["epochs"])
+    same = record["dataset"], record["hardware"]
+    return same == (plan.dataset, hardware(device)) and asked.fits(found)
+
+
+def expected(
+    plan: Plan, device: str | None = None, folder: str | Path | None = None
+) -> float | None:
+    """Seconds that a run of `plan` will take, by the records in `folder`.
+
+    The median over records with its data, protocol and precision on this
+    hardware, scaled to its epochs; None if there is none.
+
+    Args:
+        plan: what would be run.
+        device: by default "cuda" if it is there.
+        folder: of records; by default those that came with the book.
+    """
+    device = find_device(device)
+    try:
+        found = read_records(f"{plan.dataset}_*", folder)
+    except FileNotFoundError:
+        return None
+    found = [r for r in found if _of(plan, device, r)]
+    epochs = [r["seconds"] / r["protocol"]["epochs"] for r in found]
+    return median(epochs) * plan.protocol.epochs if epochs else None
+
+# %% ../nbs/A28_experiment.ipynb #95e0a2f4
+def say_duration(
+    epochs: int, say: Callable[[str], None]
+) -> Callable[[list], None]:
+    """A `watch` for `fit` that says after two epochs what a run will take.
+
+    Args:
+        epochs: of the whole run.
+        say: called once with such a line as "about 240 s a run"; never, if
+            the run has ended by then.
+    """
+    ends = []
+
+    def watch(rows: list) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) == 2 and len(rows) < epochs:
+            say(f"about {(ends[1] - ends[0]) * epochs:.0f} s a run")
+
+    return watch

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from epsbook import data, experiment, noise, record
-from epsbook.experiment import Plan
+from epsbook.experiment import Plan, expected, say_duration
 from epsbook.losses.recipes import find_recipe, known_recipes
 from epsbook.named import named_noise, recipe_noise, run_name
 from epsbook.noise import NoiseSpec
@@ -269,6 +269,59 @@ def test_options_go_on_to_fit(monkeypatch):
         ("digits", 2, {"device": "cpu", "label": "digits clean ce 2"}),
         ("digits", 2, {"label": "mine"}),
     ]
+
+
+# --- how long it will take ----------------------------------------------------------------
+
+
+def kept(made, folder, **changes):
+    "Write its record so changed; a new seed is a new file."
+    seed = len(list(folder.iterdir()))
+    record.write_record(made | {"seed": seed} | changes, folder)
+
+
+def test_a_duration_is_the_median_of_such_runs_here(plan, made, tmp_path):
+    assert expected(plan, "cpu", tmp_path / "none") is None
+    assert expected(plan, "cpu", tmp_path) is None
+    for other in ({"dataset": "mnist"}, {"hardware": {"device": "cpu"}}):
+        kept(made, tmp_path, seconds=1000.0, **other)
+    batches = made["protocol"] | {"batch_size": 7}
+    kept(made, tmp_path, seconds=1000.0, protocol=batches)
+    assert expected(plan, "cpu", tmp_path) is None
+    for seconds in (1.0, 2.0, 9.0):
+        kept(made, tmp_path, seconds=seconds)
+    assert expected(plan, "cpu", tmp_path) == 2.0
+    longer = made["protocol"] | {"epochs": 10}  # each epoch takes 9 seconds
+    for _ in range(9):
+        kept(made, tmp_path, seconds=90.0, protocol=longer)
+    assert expected(plan, "cpu", tmp_path) == 9.0
+
+
+def test_a_duration_is_of_the_precision_that_the_machine_would_use(
+    plan, made, tmp_path, monkeypatch
+):
+    auto = dataclasses.replace(plan, changes=plan.changes | {"precision": "auto"})
+    kept(made, tmp_path, seconds=5.0)
+    kept(made, tmp_path, seconds=3.0, protocol=made["protocol"] | {"precision": "bf16"})
+    for has, seconds in ((True, 3.0), (False, 5.0)):
+        monkeypatch.setattr("epsbook.protocol.has_bf16", lambda device, x=has: x)
+        assert expected(auto, "cpu", tmp_path) == seconds
+
+
+def test_the_second_epoch_says_how_long_a_run_takes(monkeypatch):
+    said, clock = [], iter([10.0, 12.5, 15.0])
+    monkeypatch.setattr(experiment.time, "perf_counter", lambda: next(clock))
+    watch = say_duration(40, said.append)
+    for done in (1, 2, 3):
+        watch([{}] * done)
+    assert said == ["about 100 s a run"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_has_ended_is_not_announced(epochs):
+    watch = say_duration(epochs, pytest.fail)
+    for done in range(epochs):
+        watch([{}] * (done + 1))
 
 
 # --- names that are refused before anything is loaded -----------------------------------------
