@@ -200,7 +200,7 @@ def test_help_has_an_example(command):
         ([*RUN, "--noise", "clean", "--loss", "ce", "--set", "epoch=1"], "fields:"),
         (["run", "--dataset", "x", "--noise", "clean", "--loss", "ce"], "no data set"),
         (
-            ["run", "--dataset", "digits", "--noise", "clean", "--loss", "ce"],
+            ["run", "--dataset", "digits", "--noise", "clean", "--loss", "gce"],
             "recipe_of (--recipe) names another",
         ),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "cuda"], "no GPU was"),

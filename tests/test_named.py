@@ -1,14 +1,17 @@
 """Noise and runs by name: what a name means, what is refused, and what a file is called."""
 
 import dataclasses
+import itertools
 import json
 import re
+from importlib.resources import files
 
 import pytest
 import torch
 
 from epsbook import data, experiment, noise, record
 from epsbook.experiment import Plan, expected, say_duration
+from epsbook.files import home
 from epsbook.losses.recipes import find_recipe, known_recipes
 from epsbook.named import named_noise, recipe_noise, run_name
 from epsbook.noise import NoiseSpec
@@ -356,7 +359,7 @@ def test_good_names_are_accepted_without_loading(names, recipe_of, no_data):
         (("mnist", "symmetric:2", "ce"), {}, "rate"),
         (("mnist", "blocks:0.4", "ce"), {}, "for cifar100 only$"),
         (("mnist", "clean", "cee"), {}, "no recipe for method 'cee'; known: .*ce,"),
-        (("digits", "clean", "ce"), {}, r"dataset .digits.*; recipe_of \(--recipe\)"),
+        (("digits", "clean", "gce"), {}, r"dataset .digits.*; recipe_of \(--recipe\)"),
         (("digits", "clean", "ce"), {"recipe_of": "mnst"}, "'mnst'; known: .*mnist"),
         (("mnist", "cifar10n-worse", "ce"), {}, "are for cifar10, not mnist"),
         (("mnist", "clean", "ce"), {"changes": {"epoch": 1}}, "fields: network"),
@@ -371,3 +374,108 @@ def test_bad_names_are_refused_with_those_that_are_known(names, options, says, n
 def test_one_rate_has_one_name():
     texts = ("symmetric:0.4", "symmetric:.4", "symmetric:0.40", "symmetric:4e-1")
     assert {run_name("mnist", text) for text in texts} == {"mnist_symmetric_0.4"}
+
+
+# --- what comes nearest -------------------------------------------------------------------------
+
+METHODS = sorted({r.method for r in known_recipes()})
+CIFAR10 = [text for text, name in NAMES if home(name) == "cifar10"]
+CIFAR10 += ["clean", "symmetric:0.35", "inclusive:0.4", "pair:0.2", "instance:0.8"]
+SCHEMA = "record.schema.json"
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar10_patches"])
+@pytest.mark.parametrize("text", CIFAR10)
+def test_every_method_runs_on_every_noise_of_cifar10(text, dataset, no_data):
+    for method in METHODS:
+        plan = Plan(dataset, text, method)
+        assert plan.terms and plan.recipe["dataset"] in ("cifar10", "cifar10n")
+        assert set(plan.recipe) == {*"dataset noise rate by source exact".split()}
+
+
+def nearest(dataset, text, method="ce_eps+mae", **options):
+    found = Plan(dataset, text, method, **options).recipe
+    return tuple(found[key] for key in ("dataset", "noise", "rate", "exact"))
+
+
+@pytest.mark.parametrize(
+    "asked, wanted",
+    [
+        (("cifar10", "symmetric:0.8"), ("cifar10", "symmetric", None, True)),
+        (("cifar10", "symmetric:0.35"), ("cifar10", "symmetric", None, True)),
+        (("cifar10", "cifar10n-worse"), ("cifar10n", "human", None, True)),
+        (("cifar10", "cifar10n-worse", "gce"), ("cifar10", "symmetric", None, False)),
+        (("cifar10", "cifar10n-worse", "ce+lc"), ("cifar10n", "human", None, True)),
+        (("cifar10", "cifar10-instance-40"), ("cifar10", "instance", None, True)),
+        (("cifar10", "pair:0.2"), ("cifar10", "asymmetric", None, False)),
+        (("cifar10", "in_place:0.4"), ("cifar10", "asymmetric", None, False)),
+        (("cifar10", "inclusive:0.4"), ("cifar10", "symmetric", None, False)),
+        (("cifar10", "symmetric:0.45", "ce+lc"), ("cifar10", "symmetric", 0.4, False)),
+        (("cifar10", "symmetric:0.7", "ce+lc"), ("cifar10", "symmetric", 0.6, False)),
+        (("cifar100", "clean"), ("cifar100", "symmetric", 0.0, True)),
+        (("cifar100", "symmetric:0.5"), ("cifar100", "symmetric", 0.4, False)),
+        (("cifar100", "symmetric:0.55"), ("cifar100", "symmetric", 0.6, False)),
+        (("cifar100", "symmetric:0.3"), ("cifar100", "symmetric", 0.2, False)),
+        (("cifar100", "blocks:0.4"), ("cifar100", "asymmetric", 0.4, True)),
+        (("cifar100", "pair:0.45"), ("cifar100", "asymmetric", 0.4, False)),
+        (("cifar100", "cifar100n-fine"), ("cifar100n", "human", None, True)),
+        (
+            ("cifar100", "cifar100n-fine", "gce"),  # 40.2 % of its labels are wrong
+            ("cifar100", "symmetric", 0.4, False),
+        ),
+        (("cifar10_patches", "symmetric:0.8"), ("cifar10", "symmetric", None, True)),
+        (("cifar10_patches", "cifar10n-aggre"), ("cifar10n", "human", None, True)),
+        (("mnist", "instance:0.4", "gce"), ("mnist", "symmetric", None, False)),
+    ],
+)
+def test_the_recipe_that_comes_nearest(asked, wanted, no_data):
+    assert nearest(*asked) == wanted
+
+
+def test_what_is_published_is_what_find_recipe_finds(no_data):
+    texts = "clean", "symmetric:0.6", "asymmetric:0.3", "instance:0.4"
+    for dataset, text, method in itertools.product(
+        ("cifar10", "cifar100"), texts, METHODS
+    ):
+        kind, rate = recipe_noise(named_noise(text, dataset))
+        try:
+            wanted = find_recipe(method, dataset=dataset, noise=kind, rate=rate)
+        except ValueError:  # nfl+nnfl has none for cifar100
+            continue
+        plan = Plan(dataset, text, method)
+        assert plan.terms == wanted.terms and plan.recipe["exact"]
+        assert plan.recipe["by"] == wanted.by
+
+
+def test_another_data_set_is_used_if_it_is_named(no_data):
+    found = nearest("cifar10", "symmetric:0.5", recipe_of="cifar100")
+    assert found == ("cifar100", "symmetric", 0.4, False)
+    found = nearest("cifar10", "cifar10n-worse", recipe_of="cifar100")
+    assert found == ("cifar100n", "human", None, False)
+    assert not Plan("digits", "clean", "gce", recipe_of="mnist").recipe["exact"]
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion_mnist"])
+def test_what_has_no_parameters_runs_on_any_data(dataset, no_data):
+    for method in ("ce", "mae", "rce", "nce"):
+        plan = Plan(dataset, "symmetric:0.3", method)
+        assert plan.terms == find_recipe(method, dataset="cifar10").terms
+        assert not plan.recipe["exact"]
+    for method in ("gce", "mse", "ce_eps+mae"):
+        with pytest.raises(ValueError, match=f"for dataset '{dataset}'; known: "):
+            Plan(dataset, "symmetric:0.3", method)
+
+
+def test_a_record_says_which_recipe_it_is(made, plan):
+    assert made["recipe"] == plan.recipe
+    assert plan.recipe["source"].startswith("Wang et al. 2024")
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(files("epsbook.assets").joinpath(SCHEMA).read_text("utf-8"))
+    plain = json.loads(json.dumps(made))
+    jsonschema.validate(plain, schema)
+    for broken in ({"exact": "no"}, {"by": "hearsay"}, {"rate": 2}, {"more": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            recipe = plain["recipe"] | broken
+            jsonschema.validate(plain | {"recipe": recipe}, schema)
+    del plain["recipe"]  # records made before
+    jsonschema.validate(plain, schema)

@@ -14,6 +14,7 @@ import torch
 
 from epsbook import checkpoint, data, graphs, images, models, noise, record, train
 from epsbook.checkpoint import save_checkpoint
+from epsbook.files import home
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
 from epsbook.losses.recipes import build_loss, known_recipes
 from epsbook.protocol import protocol_for
@@ -58,6 +59,7 @@ def test_a_run_leaves_a_record_that_fits_the_schema(run):
 
 def labels_of(name):
     "The data set, if its files are here: tests fetch nothing."
+    name = home(name)  # features have the labels of their images
     fetched = name in ("mnist", "fashion_mnist", "cifar10", "cifar100")
     if fetched and not all(path.exists() for path in images.image_files(name)):
         pytest.skip(f"labels are compared where EPSBOOK_DATA holds {name}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from epsbook.losses.base import Loss
 
 # %% auto #0
-__all__ = ['build_loss', 'Recipe', 'known_recipes', 'find_recipe', 'recipe']
+__all__ = ['build_loss', 'Recipe', 'known_recipes', 'find_recipe', 'recipe', 'nearest_rate', 'nearest_recipe']
 
 # %% ../../nbs/A15_recipes.ipynb #1ed8b5cb
 def build_loss(terms: list[dict]) -> Loss:
@@ -145,3 +145,43 @@ def _narrow(
         known = {getattr(r, name) for r in before}
     listed = ", ".join(map(str, sorted(known)))
     raise ValueError(f"no recipe for {name} {value!r}; known: {listed}")
+
+# %% ../../nbs/A15_recipes.ipynb #b48448fc
+def _away(near: float | None, rate: float | None) -> float:
+    "How far apart two rates are; one that is None is near to all."
+    # Rounded, so that 0.3 is as far from 0.2 as from 0.4.
+    return 0.0 if None in (near, rate) else round(abs(near - rate), 9)
+
+
+def nearest_rate(entry: Recipe, rate: float | None) -> float | None:
+    "The rate of `entry` nearest to `rate`, the lower of two; None: any rate."
+    rates = sorted(entry.rates)
+    return min(rates, key=lambda x: _away(x, rate), default=None)
+
+
+def nearest_recipe(
+    method: str, *, dataset: str, noise: str, rate: float | None
+) -> Recipe:
+    """What is published for `dataset` and comes nearest to this noise.
+
+    The same kind of noise at the nearest rate, the lower of two; if the kind
+    has no recipe, symmetric noise. What the paper says goes before the code.
+    Arguments as for `recipe`; a rate may be any.
+
+    Raises:
+        ValueError: the method has no recipe for that data set, or neither
+            for that noise nor for symmetric noise; what is, is listed.
+    """
+    found = [r for r in known_recipes() if r.method == method]
+    found = _narrow("method", method, found, known_recipes())
+    fit = [r for r in found if r.dataset == dataset]
+    found = _narrow("dataset", dataset, fit, found)
+    same = [r for r in found if r.noise == noise]
+    same = same or [r for r in found if r.noise == "symmetric"]
+    same = _narrow("noise", noise, same, found)
+
+    def away(r: Recipe) -> tuple[float, float, bool]:
+        near = nearest_rate(r, rate)
+        return _away(near, rate), near or 0.0, r.by != "paper"
+
+    return min(same, key=away)
