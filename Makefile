@@ -25,7 +25,7 @@ test: .venv/.installed  ## what a change can break: pytest, notebooks from the w
 test-long: .venv/.installed  ## the rest: every page, other arithmetic, other Pythons
 	$(BIN)/pytest $(PARALLEL) -m long
 	$(BIN)/python tests/arithmetic.py
-	$(BIN)/python tests/pythons.py
+	$(BIN)/python tests/pythons.py 3.12 3.13
 
 test-all: test test-long
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from alone import PARALLEL
 
-PARALLEL = ("-n", "auto", "--dist", "loadfile")
 ROOT = Path(__file__).resolve().parents[1]
 # Tests that compute nothing: of texts, files, packages and pages.
 OTHERS = "alone arithmetic book drift ext files folders map notation packaging widget"
@@ -102,7 +102,8 @@ def main():
         print(*found, sep="\n", file=sys.stderr)
         return 1
     files = asked.file or computing()
-    pytest = [sys.executable, "-m", "pytest", "--nbval", *PARALLEL, *files]
+    pytest = [sys.executable, "-m", "pytest", "--nbval", "-m", "not long"]
+    pytest += [*PARALLEL, *files]
     return subprocess.run(pytest, cwd=ROOT, env=environment).returncode
 
 
