@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ import typer
 
 from . import data, files, record, sweep, train
 from .doctor import findings
-from .experiment import Plan
+from .experiment import Plan, expected, say_duration
 from .progress import OutOfTime
 
 # %% auto #0
@@ -123,6 +124,40 @@ def _left(count: int, stopped: list[str]) -> str:
     begun = f" ({'; '.join(stopped)})" if stopped else ""
     return f"time is up: {count} left{begun}; the same command goes on"
 
+# %% ../nbs/19_cli.ipynb #a3133c96
+def _span(seconds: float) -> str:
+    "A time that one can plan with."
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 3 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _expected(plans: list[Plan], out: Path, device: str | None) -> str | None:
+    "How long they will take, by the records of their like; None: unknown."
+    known = {}
+    for plan in plans:
+        key = plan.dataset, plan.protocol
+        if key not in known:
+            here = expected(plan, device, out)
+            known[key] = here or expected(plan, device)
+    times = [known[plan.dataset, plan.protocol] for plan in plans]
+    if not times or None in times:
+        return None
+    return f"about {_span(sum(times))} for {len(times)} runs one by one"
+
+
+def _tell(
+    plans: list[Plan], out: Path, device: str | None
+) -> Callable[[list], None] | None:
+    "Says how long it will take; else a `watch` that will say it of one run."
+    text = _expected(plans, out, device)
+    if text or not plans:
+        typer.echo(text or "nothing to do")
+        return None
+    typer.echo("no run like these is recorded on this hardware yet")
+    return say_duration(plans[0].protocol.epochs, typer.echo)
+
 # %% ../nbs/19_cli.ipynb #dbdeb77d
 def _one(plan: Plan, seed: int, out: Path, **options: Any) -> str:
     "Do a run that is not recorded yet; its line."
@@ -164,10 +199,10 @@ def run(
     plans = [_plan(*names, **how) for names in pairs]
     _folder(out)
     asked = list(itertools.product(plans, seed))
-    for plan, number in asked:  # a refusal, before hours are spent
-        _recorded(plan, number, out)
-    typer.echo(HEAD)
+    new = [p for p, number in asked if not _recorded(p, number, out)]
     options = {"device": device, "until": _until(minutes)}
+    options["watch"] = _tell(new, out, device)
+    typer.echo(HEAD)
     for done, (plan, number) in enumerate(asked):
         try:
             typer.echo(_one(plan, number, out, **options))
@@ -176,12 +211,19 @@ def run(
             break
     typer.echo(f"records are in {out}")
 
-# %% ../nbs/19_cli.ipynb #172d2239
+# %% ../nbs/19_cli.ipynb #54aa9703
 def _done(job: sweep.Job, file: Path, **options: Any) -> str:
     "One run of a list; its line."
     return _line(sweep.do(job, file, **options))
 
 
+def _ready(jobs: list[sweep.Job], out: Path, device: str | None):
+    "Their data are there, and it is said how long they will take; `_tell`'s."
+    for dataset in {job.plan.dataset for job in jobs}:
+        data.load(dataset)  # what is missing is said once, not by each run
+    return _tell([job.plan for job in jobs], out, device)
+
+# %% ../nbs/19_cli.ipynb #172d2239
 @app.command("sweep")
 def do_sweep(
     name: Annotated[str, typer.Argument(help="e.g. cifar10_paper, or a file")],
@@ -203,9 +245,13 @@ def do_sweep(
     jobs, file = sweep.read_list(name, scale), out / f"{Path(name).stem}.jsonl"
     _folder(out)
     waiting = sweep.left(jobs, file)
-    typer.echo(f"{len(jobs)} runs, {len(waiting)} to do\n{HEAD}")
+    typer.echo(f"{len(jobs)} runs, {len(waiting)} to do")
+    watch = _ready(waiting, out, device)
+    typer.echo(HEAD)
     clock = sweep.Clock(_until(minutes))
-    one = partial(_done, file=file, device=device, clock=clock)
+    alone = watch if at_once == 1 else None
+    how = {"device": device, "clock": clock, "watch": alone}
+    one = partial(_done, file=file, **how)
     how = {"clock": clock, "at_once": at_once}
     found = sweep.work(waiting, one, typer.echo, **how)
     remain = len(waiting) - len(found.done) - len(found.failed)

@@ -104,14 +104,18 @@ class Clock:
         late = self.until is not None
         return late and time.monotonic() + self.first > self.until
 
-    def watch(self) -> Callable[[list], None]:
-        """A `watch` for the `fit` of a run that begins now."""
+    def watch(
+        self, also: Callable[[list], None] | None = None
+    ) -> Callable[[list], None]:
+        """A `watch` for the `fit` of a run that begins now; calls `also`."""
         start = time.monotonic()
 
         def note(rows: list) -> None:
             if len(rows) == 1:
                 took = time.monotonic() - start
                 self.first = max(self.first, took)
+            if also:
+                also(rows)
 
         return note
 
@@ -230,7 +234,8 @@ def do(
     """
     kept = file.parent / f"{job.name}-{job.plan.at}.pt"
     clock = clock or Clock()
-    options |= {"until": clock.until, "watch": clock.watch()}
+    watch = clock.watch(options.get("watch"))
+    options |= {"until": clock.until, "watch": watch}
     new = job.plan.run(job.seed, checkpoint=kept, **options)
     record.append_record(new, file)
     kept.unlink(missing_ok=True)
