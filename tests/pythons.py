@@ -21,9 +21,11 @@ from pathlib import Path
 from alone import PARALLEL, ROOT, build_wheel
 
 PYTHONS = ("3.11", "3.12", "3.13")
-NEEDS = "torchvision scikit-learn pooch pandas pytest pytest-xdist hypothesis jsonschema".split()
+NEEDS = "torchvision scikit-learn pooch pandas hypothesis jsonschema".split()
+NEEDS += ["pytest", "pytest-xdist"]
 # Tests of notebooks, pages and papers, and of what only the checkout has.
-CHECKOUT = "alone api book drift ext map notation packaging pythons theorems widget"
+CHECKOUT = "alone api arithmetic book drift ext map notation packaging pythons"
+CHECKOUT += " theorems widget"
 
 
 def candidates(version):
