@@ -95,7 +95,8 @@ def test_committed_records_fit_schema_settings_and_labels(r):
     loaded = labels_of(r["dataset"])
     true = loaded.train_labels
     spec = noise.NoiseSpec.from_dict(r["noise"])
-    given = spec.corrupt(true, loaded.num_classes, r["seed"])
+    fixed = {"given": data.given_labels(spec.name)} if spec.kind == "fixed" else {}
+    given = spec.corrupt(true, loaded.num_classes, r["seed"], **fixed)
     assert noise.label_sha256(given) == r["label_sha256"]
     used = slice(r["protocol"].get("samples"))
     assert noise.realized_rate(true[used], given[used]) == r["realized_rate"]
