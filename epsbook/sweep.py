@@ -158,6 +158,28 @@ def _worker(
                 found.failed.append(f"{job.name}: {error}")
                 say(f"FAILED {found.failed[-1]}")
 
+# %% ../nbs/18_sweeps.ipynb #f4d43335
+def _side_by_side(worker: Callable[[], None], count: int) -> None:
+    "So many threads that work; what breaks one of them is raised here."
+    broken = []
+
+    def guarded() -> None:
+        try:
+            worker()
+        except Exception as error:
+            broken.append(error)
+
+    # Daemons, so that Ctrl-C ends the program and not only this wait.
+    threads = [
+        threading.Thread(target=guarded, daemon=True) for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for error in broken:
+        raise error
+
 # %% ../nbs/18_sweeps.ipynb #48e00bd1
 def work(
     jobs: list[Job],
@@ -181,16 +203,8 @@ def work(
     if at_once == 1:
         _worker(one, take, say, found)
         return found
-    asked = (one, take, say, found)
-    threads = [
-        threading.Thread(target=_worker, args=asked, daemon=True)
-        for _ in range(at_once)
-    ]
     with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        _side_by_side(partial(_worker, one, take, say, found), at_once)
     return found
 
 # %% ../nbs/18_sweeps.ipynb #e13fde65

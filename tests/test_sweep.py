@@ -87,12 +87,13 @@ def test_a_run_that_fails_does_not_stop_the_others():
     assert said == ["a", "FAILED b: not finite", "c", "FAILED d: not finite", "e"]
 
 
-def test_a_bug_is_not_a_failed_run():
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_bug_is_not_a_failed_run(at_once):
     def one(job):
         raise KeyError(job.name)
 
     with pytest.raises(KeyError):
-        work([Fake("a")], one, str)
+        work([Fake("a")], one, str, at_once=at_once)
 
 
 def test_side_by_side_means_at_the_same_time():
