@@ -64,7 +64,7 @@ class PatchSettings:
 def sample_patches(
     images: UInt8[Tensor, "n c h w"], s: PatchSettings
 ) -> Float32[Tensor, "p d"]:
-    """Patches at random places of random images, d = c * side**2 numbers each.
+    """Patches at random places of random images, d = c side² numbers each.
 
     In units of the images. The same on every machine.
     """
