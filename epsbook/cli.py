@@ -77,17 +77,18 @@ def _folder(out: Path) -> None:
 
 def _line(r: dict, state: str = "") -> str:
     "One run in one line."
-    cells = [f"{r['experiment']:<24} {r['method']:<22} {r['seed']:>4}"]
+    cells = [f"{r['experiment']:<31} {r['method']:<22} {r['seed']:>4}"]
     for kind in ("last", "best", "validated"):
-        value = r["accuracy"][kind]
-        cells.append(f"{value:>9.4f}" if value is not None else f"{'-':>9}")
-    return "  ".join([*cells, f"{r['seconds']:>8.1f}", state]).rstrip()
+        value, width = r["accuracy"][kind], max(7, len(kind))
+        text = "-" if value is None else f"{value:.4f}"
+        cells.append(f"{text:>{width}}")
+    return "  ".join([*cells, f"{r['seconds']:>7.1f}", state]).rstrip()
 
 # %% ../nbs/19_cli.ipynb #62612170
 _SEEDS = typer.Option(min=0, max=2**63 - 1)
 HEAD = (
-    f"{'experiment':<24} {'method':<22} seed  {'last':>9}  {'best':>9}"
-    f"  {'validated':>9}  {'seconds':>8}"
+    f"{'experiment':<31} {'method':<22} seed  {'last':>7}  {'best':>7}"
+    f"  {'validated':>9}  {'seconds':>7}"
 )
 
 
@@ -313,10 +314,10 @@ def data_list() -> None:
 
     Example: epsbook data list
     """
-    typer.echo(f"{'name':<21} {'kind':<7} {'state':<8} {'MB':>6}  license")
+    typer.echo(f"{'name':<21} {'kind':<8} {'state':<8} {'MB':>6}  license")
     for row in data.listing():
         size = f"{row.bytes / 1e6:>6.1f}" if row.bytes else f"{'':>6}"
-        start = f"{row.name:<21} {row.kind:<7} {row.state:<8}"
+        start = f"{row.name:<21} {row.kind:<8} {row.state:<8}"
         typer.echo(f"{start} {size}  {row.license}")
     typer.echo(f"in {files.data_folder()}; EPSBOOK_DATA names another folder")
 
