@@ -20,7 +20,6 @@ import typer
 from . import data, files, record, sweep, train
 from .doctor import findings
 from .experiment import Plan, expected, say_duration
-from .progress import OutOfTime
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'do_sweep', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor',
@@ -105,13 +104,13 @@ _Minutes = Annotated[
 ]
 
 
-def _recorded(plan: Plan, seed: int, out: Path) -> dict | None:
+def _recorded(job: sweep.Job, out: Path) -> dict | None:
     "The record of this run, if there is one; another's is refused."
-    path = out / f"{plan.record_name(seed)}.json"
+    path = out / f"{job.name}.json"
     if not path.exists():
         return None
     found = record.read_record(path)
-    sweep.refuse_other(found, plan, path)
+    sweep.refuse_other(found, job.plan, path)
     return found
 
 # %% ../nbs/19_cli.ipynb #510173f1
@@ -160,17 +159,27 @@ def _tell(
     return say_duration(plans[0].protocol.epochs, typer.echo)
 
 # %% ../nbs/19_cli.ipynb #dbdeb77d
-def _one(plan: Plan, seed: int, out: Path, **options: Any) -> str:
-    "Do a run that is not recorded yet; its line."
-    kept = out / f"{plan.record_name(seed)}.pt"
-    before = _recorded(plan, seed, out)
-    if before:
-        kept.unlink(missing_ok=True)
-        return _line(before, "already there")
-    new = plan.run(seed, checkpoint=kept, **options)
-    record.write_record(new, out)
-    kept.unlink(missing_ok=True)
-    return _line(new)
+def _work(
+    jobs: list[sweep.Job],
+    out: Path,
+    keep: Callable[[dict], Any],
+    minutes: float | None,
+    device: str | None,
+    **how: Any,
+) -> sweep.Outcome:
+    "Does the runs; says how long it will take, and what is left."
+    for dataset in {job.plan.dataset for job in jobs}:
+        data.load(dataset)  # what is missing is said once, not by each run
+    watch = _tell([job.plan for job in jobs], out, device)
+    options = {"device": device, "clock": sweep.Clock(_until(minutes))}
+    if how.get("at_once", 1) == 1:  # the time of one run is then that of each
+        options["watch"] = watch
+    one = lambda job: _line(sweep.do(job, out, keep, **options))
+    found = sweep.work(jobs, one, typer.echo, clock=options["clock"], **how)
+    remain = len(jobs) - len(found.done) - len(found.failed)
+    if remain:
+        typer.echo(_left(remain, found.stopped))
+    return found
 
 # %% ../nbs/19_cli.ipynb #4dce9f32
 @app.command()
@@ -199,30 +208,16 @@ def run(
     pairs = itertools.product([dataset], noise, loss, [scale], [recipe])
     plans = [_plan(*names, **how) for names in pairs]
     _folder(out)
-    asked = list(itertools.product(plans, seed))
-    new = [p for p, number in asked if not _recorded(p, number, out)]
-    options = {"device": device, "until": _until(minutes)}
-    options["watch"] = _tell(new, out, device)
+    jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
+    # All are looked for first: a refusal comes before hours are spent.
+    there = [_recorded(job, out) for job in jobs]
     typer.echo(HEAD)
-    for done, (plan, number) in enumerate(asked):
-        try:
-            typer.echo(_one(plan, number, out, **options))
-        except OutOfTime as error:
-            typer.echo(_left(len(asked) - done, [str(error)]))
-            break
+    for before in filter(None, there):
+        typer.echo(_line(before, "already there"))
+    new = [job for job, before in zip(jobs, there, strict=True) if not before]
+    keep = partial(record.write_record, folder=out)
+    _work(new, out, keep, minutes, device, strict=True)
     typer.echo(f"records are in {out}")
-
-# %% ../nbs/19_cli.ipynb #54aa9703
-def _done(job: sweep.Job, file: Path, **options: Any) -> str:
-    "One run of a list; its line."
-    return _line(sweep.do(job, file, **options))
-
-
-def _ready(jobs: list[sweep.Job], out: Path, device: str | None):
-    "Their data are there, and it is said how long they will take; `_tell`'s."
-    for dataset in {job.plan.dataset for job in jobs}:
-        data.load(dataset)  # what is missing is said once, not by each run
-    return _tell([job.plan for job in jobs], out, device)
 
 # %% ../nbs/19_cli.ipynb #172d2239
 @app.command("sweep")
@@ -247,17 +242,9 @@ def do_sweep(
     _folder(out)
     waiting = sweep.left(jobs, file)
     typer.echo(f"{len(jobs)} runs, {len(waiting)} to do")
-    watch = _ready(waiting, out, device)
     typer.echo(HEAD)
-    clock = sweep.Clock(_until(minutes))
-    alone = watch if at_once == 1 else None
-    how = {"device": device, "clock": clock, "watch": alone}
-    one = partial(_done, file=file, **how)
-    how = {"clock": clock, "at_once": at_once}
-    found = sweep.work(waiting, one, typer.echo, **how)
-    remain = len(waiting) - len(found.done) - len(found.failed)
-    if remain:
-        typer.echo(_left(remain, found.stopped))
+    keep = partial(record.append_record, file=file)
+    found = _work(waiting, out, keep, minutes, device, at_once=at_once)
     typer.echo(f"records are in {file}")
     if found.failed:
         raise ValueError(f"{len(found.failed)} of {len(waiting)} runs failed")

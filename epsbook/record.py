@@ -152,9 +152,10 @@ def append_record(record: dict, file: str | Path) -> None:
     line = json.dumps(record, allow_nan=False) + "\n"
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     with open(file, "ab+") as lines, _alone(lines):
-        end = lines.seek(0, os.SEEK_END)
-        if end and os.pread(lines.fileno(), 1, end - 1) != b"\n":
-            line = "\n" + line  # after what was left of a torn line
+        if lines.seek(0, os.SEEK_END):
+            lines.seek(-1, os.SEEK_END)
+            if lines.read(1) != b"\n":
+                line = "\n" + line  # after what was left of a torn line
         lines.write(line.encode())
         lines.flush()
         os.fsync(lines.fileno())
@@ -179,8 +180,11 @@ def read_lines(file: str | Path) -> list[dict]:
     path, found = Path(file), []
     text = path.read_text("utf-8") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith("{") and line.endswith("}"):
-            found.append(_parsed(line, f"{path}, line {number},"))
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        found.append(_parsed(line, f"{path}, line {number},"))
     return found
 
 # %% ../nbs/A5_records.ipynb #d56ef46c

@@ -144,6 +144,7 @@ def _worker(
     take: Callable[[], Any],
     say: Callable[[str], None],
     found: Outcome,
+    mild: tuple[type[Exception], ...],
 ) -> None:
     "Does jobs as long as there are some."
     own = torch.cuda.is_available()
@@ -154,7 +155,7 @@ def _worker(
                 say(found.done[-1])
             except OutOfTime as error:
                 found.stopped.append(f"{job.name}: {error}")
-            except _FAILURES as error:
+            except mild as error:
                 found.failed.append(f"{job.name}: {error}")
                 say(f"FAILED {found.failed[-1]}")
 
@@ -188,6 +189,7 @@ def work(
     *,
     clock: Clock | None = None,
     at_once: int = 1,
+    strict: bool = False,
 ) -> Outcome:
     """Does `one(job)` for each job, in order.
 
@@ -197,14 +199,17 @@ def work(
         say: called with each line.
         clock: when it is late, no job is begun.
         at_once: so many side by side, in threads.
+        strict: raise what a run raises, in place of noting it as failed.
     """
     found, waiting = Outcome(), iter(jobs)
     take = partial(_next, waiting, threading.Lock(), clock or Clock())
+    mild = () if strict else _FAILURES
+    worker = partial(_worker, one, take, say, found, mild)
     if at_once == 1:
-        _worker(one, take, say, found)
+        worker()
         return found
     with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
-        _side_by_side(partial(_worker, one, take, say, found), at_once)
+        _side_by_side(worker, at_once)
     return found
 
 # %% ../nbs/18_sweeps.ipynb #e13fde65
@@ -240,17 +245,25 @@ def left(jobs: list[Job], file: Path) -> list[Job]:
 
 # %% ../nbs/18_sweeps.ipynb #3b138508
 def do(
-    job: Job, file: Path, clock: Clock | None = None, **options: Any
+    job: Job,
+    folder: Path,
+    keep: Callable[[dict], Any],
+    clock: Clock | None = None,
+    **options: Any,
 ) -> dict:
-    """One run: its record, added to the file. `options` are those of `fit`.
+    """One run: its record, which `keep` writes.
 
-    Its checkpoint lies beside the file until the record is written.
+    Args:
+        job: what is run.
+        folder: holds the checkpoint until the record is written.
+        keep: called with the record.
+        clock: when to end; it learns what a first epoch takes.
+        options: of `fit`.
     """
-    kept = file.parent / f"{job.name}-{job.plan.at}.pt"
-    clock = clock or Clock()
+    kept, clock = folder / f"{job.name}-{job.plan.at}.pt", clock or Clock()
     watch = clock.watch(options.get("watch"))
     options |= {"until": clock.until, "watch": watch}
     new = job.plan.run(job.seed, checkpoint=kept, **options)
-    record.append_record(new, file)
+    keep(new)
     kept.unlink(missing_ok=True)
     return new

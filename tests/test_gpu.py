@@ -3,6 +3,7 @@
 Each test runs on the CPU as well, where it asks the same of the plain step.
 """
 
+import functools
 import time
 
 import pytest
@@ -109,7 +110,9 @@ def test_runs_side_by_side_are_those_one_by_one(device, tmp_path):
     jobs, found = sweep.read_list(tmp_path / "few.toml"), []
     for at_once in (1, 4):
         file = tmp_path / str(at_once) / "few.jsonl"
-        one = lambda job, file=file: sweep.do(job, file, device=device)["method"]
+        keep = functools.partial(sweep.record.append_record, file=file)
+        do = functools.partial(sweep.do, folder=file.parent, keep=keep, device=device)
+        one = lambda job, do=do: do(job)["method"]
         outcome = sweep.work(jobs, one, lambda line: None, at_once=at_once)
         assert outcome.failed == []
         rows = sweep.record.read_lines(file)

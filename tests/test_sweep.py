@@ -1,5 +1,6 @@
 """Lists of runs: their order, what stops them, and the file of their records."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -87,6 +88,14 @@ def test_a_run_that_fails_does_not_stop_the_others():
     assert said == ["a", "FAILED b: not finite", "c", "FAILED d: not finite", "e"]
 
 
+def test_strict_work_raises_what_a_run_raises():
+    def one(job):
+        raise FloatingPointError(job.name)
+
+    with pytest.raises(FloatingPointError, match="a"):
+        work([Fake(x) for x in "ab"], one, str, strict=True)
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_a_bug_is_not_a_failed_run(at_once):
     def one(job):
@@ -121,7 +130,7 @@ def test_a_clock_knows_what_a_first_epoch_takes():
 
 def test_what_is_recorded_is_not_run_again_and_what_differs_is_refused(few, tmp_path):
     jobs, file = read_list(few), tmp_path / "few.jsonl"
-    sweep.do(jobs[0], file)
+    sweep.do(jobs[0], tmp_path, functools.partial(record.append_record, file=file))
     assert sweep.left(jobs, file) == jobs[1:]
     row = json.loads(file.read_text()) | {"terms": [{"loss": "CELoss"}]}
     file.write_text(json.dumps(row) + "\n")
@@ -136,11 +145,12 @@ ONE |= {"accuracy": {"last": 0.5}, "seconds": 1.0}
 def test_a_torn_line_is_left_out_and_costs_no_other(tmp_path):
     file = tmp_path / "runs.jsonl"
     record.append_record(ONE, file)
-    for length in range(1, 60, 7):
-        file.write_text(file.read_text() + json.dumps(ONE)[:length])
+    text = json.dumps(ONE)
+    for length in range(1, len(text)):  # also where a brace within it closes
+        file.write_text(file.read_text() + text[:length])
         record.append_record(ONE | {"seed": length}, file)
     seeds = [r["seed"] for r in record.read_lines(file)]
-    assert seeds == [1, *range(1, 60, 7)]
+    assert "}" in text[:-1] and seeds == [1, *range(1, len(text))]
 
 
 def test_a_line_that_is_json_and_no_record_is_named(tmp_path):
@@ -192,3 +202,13 @@ def test_the_command_ends_in_time_says_what_is_left_and_goes_on(few, tmp_path):
     assert len(record.read_lines(tmp_path / "out" / "few.jsonl")) == 9
     last = epsbook(*asked)
     assert "9 runs, 0 to do" in last.stdout
+
+
+def test_short_runs_end_in_time_too(tmp_path):
+    asked = ["--noise", "clean", "--loss", "ce", "--set", "epochs=1"]
+    asked += [x for seed in range(200) for x in ("--seed", seed)]
+    run = ["run", "--dataset", "digits", "--scale", "smoke", *asked]
+    found = epsbook(*run, "--out", tmp_path, "--minutes", "0.15")
+    assert found.returncode == 0, found.stderr
+    done = len(list(tmp_path.glob("*.json")))
+    assert 0 < done < 200 and f"time is up: {200 - done} left" in found.stdout
