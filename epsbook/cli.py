@@ -17,17 +17,16 @@ from typing import Annotated, Any
 
 import typer
 
-from . import data, files, record, sweep, train
+from . import data, duration, experiment, record, sweep
+from .data_commands import data_app
 from .doctor import findings
-from .experiment import Plan, expected, say_duration
+from .experiment import Plan
 
 # %% auto #0
-__all__ = ['app', 'data_app', 'Scale', 'HEAD', 'run', 'do_sweep', 'repeat', 'data_list', 'data_get', 'data_verify', 'doctor',
-           'main']
+__all__ = ['app', 'Scale', 'HEAD', 'run', 'do_sweep', 'repeat', 'doctor', 'main']
 
 # %% ../nbs/19_cli.ipynb #0149cecb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
-data_app = typer.Typer(no_args_is_help=True)
 app.add_typer(data_app, name="data", help="List, fetch and check data.")
 Scale = Annotated[str | None, typer.Option(help="smoke | laptop | paper")]
 
@@ -91,9 +90,7 @@ HEAD = (
 )
 
 
-_Recipe = Annotated[
-    str | None, typer.Option(help="data set whose recipe is used")
-]
+_RECIPE = typer.Option(help="data set whose recipe is used")
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="a field of the protocol, e.g. epochs=15"),
@@ -111,6 +108,7 @@ def _recorded(job: sweep.Job, out: Path) -> dict | None:
         return None
     found = record.read_record(path)
     sweep.refuse_other(found, job.plan, path)
+    job.checkpoint(out).unlink(missing_ok=True)
     return found
 
 # %% ../nbs/19_cli.ipynb #510173f1
@@ -124,40 +122,6 @@ def _left(count: int, stopped: list[str]) -> str:
     begun = f" ({'; '.join(stopped)})" if stopped else ""
     return f"time is up: {count} left{begun}; the same command goes on"
 
-# %% ../nbs/19_cli.ipynb #a3133c96
-def _span(seconds: float) -> str:
-    "A time that one can plan with."
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 3 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def _expected(plans: list[Plan], out: Path, device: str | None) -> str | None:
-    "How long they will take, by the records of their like; None: unknown."
-    known = {}
-    for plan in plans:
-        key = plan.dataset, plan.protocol
-        if key not in known:
-            here = expected(plan, device, out)
-            known[key] = here or expected(plan, device)
-    times = [known[plan.dataset, plan.protocol] for plan in plans]
-    if not times or None in times:
-        return None
-    return f"about {_span(sum(times))} for {len(times)} runs one by one"
-
-
-def _tell(
-    plans: list[Plan], out: Path, device: str | None
-) -> Callable[[list], None] | None:
-    "Says how long it will take; else a `watch` that will say it of one run."
-    text = _expected(plans, out, device)
-    if text or not plans:
-        typer.echo(text or "nothing to do")
-        return None
-    typer.echo("no run like these is recorded on this hardware yet")
-    return say_duration(plans[0].protocol.epochs, typer.echo)
-
 # %% ../nbs/19_cli.ipynb #dbdeb77d
 def _work(
     jobs: list[sweep.Job],
@@ -170,10 +134,13 @@ def _work(
     "Does the runs; says how long it will take, and what is left."
     for dataset in {job.plan.dataset for job in jobs}:
         data.load(dataset)  # what is missing is said once, not by each run
-    watch = _tell([job.plan for job in jobs], out, device)
+    plans = [job.plan for job in jobs]
+    known = duration.together(plans, device, out) if jobs else "nothing to do"
+    typer.echo(known or "no run like these is recorded on this hardware yet")
     options = {"device": device, "clock": sweep.Clock(_until(minutes))}
-    if how.get("at_once", 1) == 1:  # the time of one run is then that of each
-        options["watch"] = watch
+    if not known and how.get("at_once", 1) == 1:
+        epochs = plans[0].protocol.epochs
+        options["watch"] = duration.say_duration(epochs, typer.echo)
     one = lambda job: _line(sweep.do(job, out, keep, **options))
     found = sweep.work(jobs, one, typer.echo, clock=options["clock"], **how)
     remain = len(jobs) - len(found.done) - len(found.failed)
@@ -188,7 +155,7 @@ def run(
     noise: Annotated[list[str], typer.Option(help="e.g. symmetric:0.8")],
     loss: Annotated[list[str], typer.Option(help="e.g. ce_eps+mae")],
     seed: Annotated[list[int], _SEEDS] = [1],  # noqa: B006
-    recipe: _Recipe = None,
+    recipe: Annotated[str | None, _RECIPE] = None,
     set_: _Set = None,
     scale: Scale = None,
     device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
@@ -288,47 +255,11 @@ def repeat(
     lines = []
     for method in settings["methods"]:
         for seed in settings["seeds"][:seeds]:
-            new = train.run(name, method, seed, at)
+            new = experiment.run(name, method, seed, at)
             record.write_record(new, out)
             lines.append(_compared(new, old.get((method, seed, at))))
     head = "method       seed    last (record)      best (record)    seconds"
     typer.echo("\n".join([head, *lines, f"records written to {out}"]))
-
-# %% ../nbs/19_cli.ipynb #0aae17b0
-@data_app.command("list")
-def data_list() -> None:
-    """Says what can be had, and whether it is here.
-
-    Example: epsbook data list
-    """
-    typer.echo(f"{'name':<21} {'kind':<8} {'state':<8} {'MB':>6}  license")
-    for row in data.listing():
-        size = f"{row.bytes / 1e6:>6.1f}" if row.bytes else f"{'':>6}"
-        start = f"{row.name:<21} {row.kind:<8} {row.state:<8}"
-        typer.echo(f"{start} {size}  {row.license}")
-    typer.echo(f"in {files.data_folder()}; EPSBOOK_DATA names another folder")
-
-
-@data_app.command("get")
-def data_get(
-    name: Annotated[str, typer.Argument(help="a name of `epsbook data list`")],
-) -> None:
-    """Fetches data and checks it; replaces what is there.
-
-    Example: epsbook data get cifar10
-    """
-    typer.echo(f"{name} is in {data.get(name)}")
-
-
-@data_app.command("verify")
-def data_verify(
-    name: Annotated[str, typer.Argument(help="a name of `epsbook data list`")],
-) -> None:
-    """Reads all of it and compares it with what is known of it.
-
-    Example: epsbook data verify mnist
-    """
-    typer.echo(f"compared {data.verify(name)}: equal")
 
 # %% ../nbs/19_cli.ipynb #d2aa0a75
 @app.command()

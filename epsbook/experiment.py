@@ -5,15 +5,10 @@
 # %% ../nbs/A28_experiment.ipynb #078aa72e
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from statistics import median
+from dataclasses import dataclass, field
 from typing import Any
 
-from . import data
-from .checks import find_device
+from . import data, record
 from .files import home
 from epsbook.losses.recipes import (
     Recipe,
@@ -24,13 +19,12 @@ from epsbook.losses.recipes import (
 )
 from .named import named_noise, recipe_noise, run_name
 from .noise import NoiseSpec
-from .protocol import protocol_for
-from .record import hardware, read_records, scale
+from .protocol import Protocol, protocol_for
 from .train import fit
 from .transition import fixed_labels
 
 # %% auto #0
-__all__ = ['Plan', 'expected', 'say_duration']
+__all__ = ['Plan', 'run']
 
 # %% ../nbs/A28_experiment.ipynb #d8318309
 def _rate(spec: NoiseSpec) -> float | None:
@@ -111,7 +105,7 @@ class _Names:
         if self.dataset not in data.DATASETS:
             known = ", ".join(data.DATASETS)
             raise ValueError(f"no data set {self.dataset!r}; known: {known}")
-        self.at = self.at or scale()
+        self.at = self.at or record.scale()
         self.protocol = protocol_for(self.dataset, self.at, **self.changes)
         self.spec = named_noise(self.noise, self.dataset)
         asked = self.method, self.dataset, self.spec
@@ -143,16 +137,16 @@ class _Recorded(_Names):
 
     def record_name(self, seed: int) -> str:
         "File name, without its end, of the record of `run(seed)`."
-        return "{experiment}-{method}-seed{}".format(seed, **self.head)
+        return record.record_name(self.head | {"seed": seed})
 
-    def difference(self, record: dict) -> str | None:
+    def difference(self, found: dict) -> str | None:
         "What makes a record one of another run, in words; None: nothing."
         for key, value in self.head.items():
-            if record.get(key) != value:
-                return f"{key} was {record.get(key)}, is {value}"
-        found, asked = record.get("protocol"), self.protocol
-        if not asked.fits(found):
-            return f"protocol was {found}, is {asked.to_dict()}"
+            if found.get(key) != value:
+                return f"{key} was {found.get(key)}, is {value}"
+        before, asked = found.get("protocol"), self.protocol
+        if not asked.fits(before):
+            return f"protocol was {before}, is {asked.to_dict()}"
         return None
 
 # %% ../nbs/A28_experiment.ipynb #4b2500f3
@@ -181,53 +175,29 @@ class Plan(_Recorded):
         made = fit(d, self.spec, loss, self.protocol, seed, **options)
         return head | {"recipe": self.recipe} | made
 
-# %% ../nbs/A28_experiment.ipynb #4fd2c815
-def _of(plan: Plan, device: str, record: dict) -> bool:
-    "Whether a record is of such a run on this hardware, for any epochs."
-    found = record["protocol"]
-    asked = replace(plan.protocol.resolved(device), epochs=found["epochs"])
-    same = record["dataset"], record["hardware"]
-    return same == (plan.dataset, hardware(device)) and asked.fits(found)
+# %% ../nbs/A28_experiment.ipynb #11f1f789
+def run(
+    name: str, method: str, seed: int, at: str | None = None, **options: Any
+) -> dict:
+    """One run of the experiment `name`: its record, not yet written.
 
+    `options` are those of `fit`.
 
-def expected(
-    plan: Plan, device: str | None = None, folder: str | Path | None = None
-) -> float | None:
-    """Seconds that a run of `plan` will take, by the records in `folder`.
-
-    The median over records with its data, protocol and precision on this
-    hardware, scaled to its epochs; None if there is none.
-
-    Args:
-        plan: what would be run.
-        device: by default "cuda" if it is there.
-        folder: of records; by default those that came with the book.
+    Raises:
+        ValueError: unknown experiment or method; the known ones are listed.
     """
-    device = find_device(device)
-    try:
-        found = read_records(f"{plan.dataset}_*", folder)
-    except FileNotFoundError:
-        return None
-    found = [r for r in found if _of(plan, device, r)]
-    epochs = [r["seconds"] / r["protocol"]["epochs"] for r in found]
-    return median(epochs) * plan.protocol.epochs if epochs else None
-
-# %% ../nbs/A28_experiment.ipynb #95e0a2f4
-def say_duration(
-    epochs: int, say: Callable[[str], None]
-) -> Callable[[list], None]:
-    """A `watch` for `fit` that says after two epochs what a run will take.
-
-    Args:
-        epochs: of the whole run.
-        say: called once with such a line as "about 240 s a run"; never, if
-            the run has ended by then.
-    """
-    ends = []
-
-    def watch(rows: list) -> None:
-        ends.append(time.perf_counter())
-        if len(ends) == 2 and len(rows) < epochs:
-            say(f"about {(ends[1] - ends[0]) * epochs:.0f} s a run")
-
-    return watch
+    s = record.settings(name, at)
+    if method not in s["methods"]:
+        known = ", ".join(s["methods"])
+        raise ValueError(f"no method {method!r} in {name}; known: {known}")
+    terms = s["methods"][method]
+    head = {"experiment": name, "method": method, "scale": at or record.scale()}
+    head["terms"] = terms
+    return head | fit(
+        data.load(s["dataset"]),
+        NoiseSpec.from_dict(s["noise"]),
+        build_loss(terms),
+        Protocol(**s["protocol"], epochs=s["epochs"]),
+        seed,
+        **{"label": f"{method}, seed {seed}"} | options,
+    )

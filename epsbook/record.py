@@ -168,7 +168,7 @@ def _alone(file: IO) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
     yield  # closing the file lets go of it
 
-
+# %% ../nbs/A5_records.ipynb #39de0bde
 def read_lines(file: str | Path) -> list[dict]:
     """The records in a file of JSON lines; none if there is no file.
 

@@ -39,6 +39,10 @@ class Job(NamedTuple):
         """File name, without its end, of the record."""
         return self.plan.record_name(self.seed)
 
+    def checkpoint(self, folder: Path) -> Path:
+        """The file that holds what is done of the run."""
+        return folder / f"{self.name}-{self.plan.at}.pt"
+
 
 def _block(shared: dict[str, Any], block: dict[str, Any]) -> Iterator[tuple]:
     "Seed, noise and loss of each run of a block."
@@ -239,6 +243,7 @@ def left(jobs: list[Job], file: Path) -> list[Job]:
         before = held.get((job.name, job.plan.at))
         if before:
             refuse_other(before, job.plan, file)
+            job.checkpoint(file.parent).unlink(missing_ok=True)
         else:
             waiting.append(job)
     return waiting
@@ -260,7 +265,7 @@ def do(
         clock: when to end; it learns what a first epoch takes.
         options: of `fit`.
     """
-    kept, clock = folder / f"{job.name}-{job.plan.at}.pt", clock or Clock()
+    kept, clock = job.checkpoint(folder), clock or Clock()
     watch = clock.watch(options.get("watch"))
     options |= {"until": clock.until, "watch": watch}
     new = job.plan.run(job.seed, checkpoint=kept, **options)

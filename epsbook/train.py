@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['fit', 'run', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for', 'records', 'standardize']
+__all__ = ['fit', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for', 'records', 'standardize']
 
 # %% ../nbs/17_training.ipynb #217e8864
 from . import data, losses, models, noise
@@ -32,7 +32,6 @@ from epsbook.checkpoint import (
     weights_sha256,
 )
 from .graphs import recorded
-from .losses.recipes import build_loss
 from epsbook.measure import (
     Split,
     accuracies,
@@ -44,15 +43,10 @@ from epsbook.measure import (
     standardize,
 )
 from .memory import kept_memory
-from epsbook.progress import (
-    OutOfTime,
-    epochs_left,
-    explain_failure,
-    is_last,
-)
+from .progress import OutOfTime, epochs_left, explain_failure, is_last
 from .models import Prepared
 from .protocol import Protocol, protocol_for
-from .record import hardware, records, scale, settings, versions
+from .record import hardware, records, versions
 
 # %% ../nbs/17_training.ipynb #3fef4e99
 if TYPE_CHECKING:
@@ -192,6 +186,8 @@ def _train(
     until: float | None,
 ) -> None:
     "All epochs that are left, with a checkpoint now and then."
+    if until is not None and not file:
+        raise ValueError("until needs a checkpoint, to go on from later")
     # Onto the device: a rate that is a tensor elsewhere, a recording keeps.
     device = str(run.labels.device)
     state = load_checkpoint(file, about, device) if file else None
@@ -239,9 +235,7 @@ def _about(
     }
 
 # %% ../nbs/17_training.ipynb #7d41a6e3
-def _where(
-    d: data.Dataset, protocol: Protocol, device: str
-) -> dict[str, str]:
+def _where(d: data.Dataset, protocol: Protocol, device: str) -> dict:
     "What else must be the same for a run to go on from its checkpoint."
     images = {"train": d.train_images, "test": d.test_images}
     return {
@@ -263,20 +257,6 @@ def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
         "hardware": hardware(device),
         "versions": versions(),
     }
-
-# %% ../nbs/17_training.ipynb #91fb73f0
-def _checked(
-    d: data.Dataset,
-    loss: losses.Loss,
-    protocol: Protocol,
-    until: float | None,
-    checkpoint: str | Path | None,
-) -> Protocol:
-    "The protocol, if it can be trained with."
-    check_run(d, loss, protocol)
-    if until is not None and not checkpoint:
-        raise ValueError("until needs a checkpoint, to go on from later")
-    return protocol
 
 # %% ../nbs/17_training.ipynb #f9f385f6
 def fit(
@@ -309,7 +289,7 @@ def fit(
         OutOfTime: stopped because of `until`; the checkpoint is written.
     """
     device = find_device(device)
-    protocol = _checked(d, loss, protocol.resolved(device), until, checkpoint)
+    check_run(d, loss, protocol := protocol.resolved(device))
     given = corrupted(d, spec, seed)
     s = split(d, given, protocol, seed, device)
     about = _about(d, spec, loss, protocol, seed, given)
@@ -318,30 +298,3 @@ def fit(
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch, until)
         return about | _outcome(run, s, device)
-
-# %% ../nbs/17_training.ipynb #13c48495
-def run(
-    name: str, method: str, seed: int, at: str | None = None, **options: Any
-) -> dict:
-    """One run of the experiment `name`: its record, not yet written.
-
-    `options` are those of `fit`.
-
-    Raises:
-        ValueError: unknown experiment or method; the known ones are listed.
-    """
-    s = settings(name, at)
-    if method not in s["methods"]:
-        known = ", ".join(s["methods"])
-        raise ValueError(f"no method {method!r} in {name}; known: {known}")
-    terms = s["methods"][method]
-    head = {"experiment": name, "method": method, "scale": at or scale()}
-    head["terms"] = terms
-    return head | fit(
-        data.load(s["dataset"]),
-        noise.NoiseSpec.from_dict(s["noise"]),
-        build_loss(terms),
-        Protocol(**s["protocol"], epochs=s["epochs"]),
-        seed,
-        **{"label": f"{method}, seed {seed}"} | options,
-    )

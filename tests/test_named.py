@@ -9,8 +9,9 @@ from importlib.resources import files
 import pytest
 import torch
 
-from epsbook import data, experiment, noise, record
-from epsbook.experiment import Plan, expected, say_duration
+from epsbook import data, duration, experiment, noise, record
+from epsbook.duration import expected, say_duration
+from epsbook.experiment import Plan
 from epsbook.files import home
 from epsbook.losses.recipes import find_recipe, known_recipes
 from epsbook.named import named_noise, recipe_noise, run_name
@@ -313,7 +314,7 @@ def test_a_duration_is_of_the_precision_that_the_machine_would_use(
 
 def test_the_second_epoch_says_how_long_a_run_takes(monkeypatch):
     said, clock = [], iter([10.0, 12.5, 15.0])
-    monkeypatch.setattr(experiment.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(duration.time, "perf_counter", lambda: next(clock))
     watch = say_duration(40, said.append)
     for done in (1, 2, 3):
         watch([{}] * done)

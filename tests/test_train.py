@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import torch
 
-from epsbook import checkpoint, data, graphs, images, models, noise, record, train
+from epsbook import checkpoint, data, experiment, graphs, images, models, noise, record, train
 from epsbook.checkpoint import save_checkpoint
 from epsbook.files import home
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
@@ -31,7 +31,7 @@ EXPERIMENTS = ("wrong_labels", "eps_softmax", "ce_decay", "ce_short")
 
 @pytest.fixture(scope="module")
 def run():
-    return train.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
+    return experiment.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_records_are_written_whole_and_read_back(run, tmp_path):
 def test_a_seed_decides_everything_and_leaves_torch_alone(run):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    again = train.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
+    again = experiment.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
     assert torch.equal(torch.get_rng_state(), before)
     assert again["curves"] == run["curves"]
-    other = train.run("wrong_labels", "ce_eps+mae", seed=2, at="smoke")
+    other = experiment.run("wrong_labels", "ce_eps+mae", seed=2, at="smoke")
     assert other["curves"] != run["curves"]
     assert other["label_sha256"] != run["label_sha256"]
 
@@ -223,7 +223,7 @@ def test_the_scale_is_one_of_three(monkeypatch):
         (lambda: record.settings("nothing"), ValueError, "known: wrong_labels"),
         (lambda: record.settings("wrong_labels", "big"), ValueError, "one of smoke"),
         (lambda: record.read_records("nothing"), FileNotFoundError, "epsbook repeat"),
-        (lambda: train.run("wrong_labels", "x", 1), ValueError, "known: ce, ce_eps"),
+        (lambda: experiment.run("wrong_labels", "x", 1), ValueError, "known: ce, ce_eps"),
         (lambda: build_loss([{"loss": "Loss"}]), ValueError, "known: AELLoss"),
         (lambda: build_loss([]), ValueError, "at least one"),
         (lambda: small(epochs=0), ValueError, "epochs must be at least 1"),
