@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,14 +129,16 @@ def _work(
     keep: Callable[[dict], Any],
     minutes: float | None,
     device: str | None,
+    there: Sequence[str] = (),
     **how: Any,
 ) -> sweep.Outcome:
-    "Does the runs; says how long it will take, and what is left."
+    "Does the runs; says how long it will take, what is there, what is left."
     for dataset in {job.plan.dataset for job in jobs}:
         data.load(dataset)  # what is missing is said once, not by each run
     plans = [job.plan for job in jobs]
     known = duration.together(plans, device, out) if jobs else "nothing to do"
     typer.echo(known or "no run like these is recorded on this hardware yet")
+    typer.echo("\n".join([HEAD, *there]))
     options = {"device": device, "clock": sweep.Clock(_until(minutes))}
     if not known and how.get("at_once", 1) == 1:
         epochs = plans[0].protocol.epochs
@@ -178,12 +180,10 @@ def run(
     jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
     # All are looked for first: a refusal comes before hours are spent.
     there = [_recorded(job, out) for job in jobs]
-    typer.echo(HEAD)
-    for before in filter(None, there):
-        typer.echo(_line(before, "already there"))
+    done = [_line(before, "already there") for before in filter(None, there)]
     new = [job for job, before in zip(jobs, there, strict=True) if not before]
     keep = partial(record.write_record, folder=out)
-    _work(new, out, keep, minutes, device, strict=True)
+    _work(new, out, keep, minutes, device, done, strict=True)
     typer.echo(f"records are in {out}")
 
 # %% ../nbs/19_cli.ipynb #172d2239
@@ -209,7 +209,6 @@ def do_sweep(
     _folder(out)
     waiting = sweep.left(jobs, file)
     typer.echo(f"{len(jobs)} runs, {len(waiting)} to do")
-    typer.echo(HEAD)
     keep = partial(record.append_record, file=file)
     found = _work(waiting, out, keep, minutes, device, at_once=at_once)
     typer.echo(f"records are in {file}")
