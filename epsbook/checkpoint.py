@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'repeatable', 'Saver', 'weights_sha256']
+__all__ = ['DRAWING', 'save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'repeatable', 'Saver', 'weights_sha256']
 
 # %% ../nbs/A19_checkpoint.ipynb #3c25503f
 _MAGIC = b"epsbook checkpoint 1\n"
@@ -113,11 +114,28 @@ def thaw(
         part.load_state_dict(state)
     for g, state in zip(generators, frozen["draws"], strict=True):
         g.set_state(state.cpu())
-    torch.set_rng_state(frozen["torch"].cpu())
-    if frozen["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(frozen["cuda"].cpu())
+    with DRAWING:
+        torch.set_rng_state(frozen["torch"].cpu())
+        if frozen["cuda"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(frozen["cuda"].cpu())
 
 # %% ../nbs/A19_checkpoint.ipynb #c69431d4
+# torch's generator is one for all threads: who sets it waits for who draws.
+DRAWING = threading.Lock()
+
+
+@contextmanager
+def _draws_put_back(gpus: list[torch.device]) -> Iterator[None]:
+    fork = torch.random.fork_rng(gpus)
+    with DRAWING:
+        fork.__enter__()
+    try:
+        yield
+    finally:
+        with DRAWING:
+            fork.__exit__(None, None, None)
+
+
 @contextmanager
 def repeatable(device: str) -> Iterator[None]:
     """Repeatable arithmetic on `device`; random numbers are put back after."""
@@ -126,7 +144,7 @@ def repeatable(device: str) -> Iterator[None]:
         enabled=True, deterministic=True, allow_tf32=False
     )
     here = torch.cuda.device(gpus[0]) if gpus else nullcontext()
-    with here, torch.random.fork_rng(gpus), exact:
+    with here, _draws_put_back(gpus), exact:
         yield
 
 # %% ../nbs/A19_checkpoint.ipynb #90c2c561

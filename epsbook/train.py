@@ -5,7 +5,6 @@
 # %% ../nbs/17_training.ipynb #ff8d344b
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from . import data, losses, models, noise
 from .augment import Moves, augmented, draw_moves, windows
 from .checks import check_batches, check_run, find_device
 from epsbook.checkpoint import (
+    DRAWING,
     Saver,
     freeze,
     load_checkpoint,
@@ -134,12 +134,9 @@ def _generators(loss: losses.Loss) -> list[torch.Generator]:
     return [g for g in parts if isinstance(g, torch.Generator)]
 
 # %% ../nbs/17_training.ipynb #9c4d5618
-_BUILDING = threading.Lock()  # torch's generator is one for all threads
-
-
 def _built(network: str, num_classes: int, seed: int) -> nn.Module:
     "The network with the weights that `seed` draws."
-    with _BUILDING:
+    with DRAWING:
         torch.manual_seed(seed)
         return models.build(network, num_classes)
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from epsbook import record, sweep
+from epsbook import models, record, sweep, train
+from epsbook.checkpoint import repeatable, weights_sha256
 from epsbook.sweep import Clock, Outcome, read_list, work
 
 TEXT = """
@@ -212,3 +213,27 @@ def test_short_runs_end_in_time_too(tmp_path):
     assert found.returncode == 0, found.stderr
     done = len(list(tmp_path.glob("*.json")))
     assert 0 < done < 200 and f"time is up: {200 - done} left" in found.stdout
+
+
+def test_a_run_that_ends_leaves_the_weights_of_one_that_begins(monkeypatch):
+    draw, ends, ended = models.build, threading.Event(), threading.Event()
+    begun = threading.Event()
+    want = weights_sha256(train._built("digits_net", 10, 1).state_dict())
+
+    def other():
+        with repeatable("cpu"):
+            begun.set()
+            ends.wait()
+        ended.set()
+
+    def slow(*parts):
+        ends.set()
+        ended.wait(0.2)
+        return draw(*parts)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    monkeypatch.setattr(models, "build", slow)
+    assert weights_sha256(train._built("digits_net", 10, 1).state_dict()) == want
+    thread.join()
