@@ -32,7 +32,7 @@ NUMBER = r"\w+\.\d+"
 NAME = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"  # parentheses, nested twice
 STATEMENT = re.compile(rf"\*\*({KINDS}) ({NUMBER})\.?\*\*\s*({NAME})?\.?\s*")
 EXERCISE = re.compile(rf"^(?=\*\*Exercise ({NUMBER})\.?\*\*)", re.M)
-CITATION = re.compile(r"\[[^\]]*\]\(references\.bib#([^\s)]+)\)")
+CITATION = re.compile(r"\[[^\]]*\]\((?:\.\./)*references\.bib#([^\s)]+)\)")
 EQUATION = re.compile(rf"(?<![\w\[\]])\(({NUMBER})\)(?![\w(\]])")
 NOTEBOOK_LINK = re.compile(r'href="([\w/]+)\.ipynb')
 PERCENT = re.compile(r"(?<=\d) %")
