@@ -294,7 +294,3 @@ def main() -> None:
             raise
         message = error.format_message().rstrip(".")
         sys.exit(f"epsbook: {message}. See epsbook --help." if message else 0)
-
-# %% ../../nbs/19_cli.ipynb #384f13ac
-if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
-    main()

@@ -90,7 +90,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     asked += ["--set", "epochs=12"]
     whole = invoke(*asked, "--out", tmp_path / "whole")
     assert whole.exit_code == 0, whole.output
-    command = [sys.executable, "-m", "epsbook.cli", *asked, "--out", tmp_path / "cut"]
+    command = [sys.executable, "-m", "epsbook", *asked, "--out", tmp_path / "cut"]
     kills = 0
     environment = os.environ | {"OMP_NUM_THREADS": str(threads())}
     while True:
@@ -112,7 +112,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "epsbook.cli", *RUN, "--noise", "clean"]
+    command = [sys.executable, "-m", "epsbook", *RUN, "--noise", "clean"]
     command += ["--loss", "ce", "--set", "epochs=200", "--out", str(tmp_path)]
     process = subprocess.Popen(
         command,

@@ -184,7 +184,7 @@ def test_records_of_one_scale_can_be_asked_for(tmp_path):
 
 
 def epsbook(*words):
-    run = [sys.executable, "-m", "epsbook.cli", *map(str, words)]
+    run = [sys.executable, "-m", "epsbook", *map(str, words)]
     return subprocess.run(run, capture_output=True, text=True)
 
 
