@@ -553,6 +553,7 @@ def test_a_room_imports_only_rooms_before_it():
         *ROOMS,
         "assets",
         "figures",
+        "__main__",
     }
 
 
