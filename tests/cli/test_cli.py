@@ -20,7 +20,7 @@ def invoke(*arguments):
 
 
 def test_repeat_prints_this_run_beside_the_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "scale", lambda: "smoke")
+    monkeypatch.setenv("EPSBOOK_SCALE", "smoke")
     asked = ["repeat", "wrong_labels", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.output
