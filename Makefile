@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 # Small networks on busy machines: threads that wait must not spin.
 export OMP_WAIT_POLICY := PASSIVE
-CHAPTERS := $(wildcard nbs/*.ipynb)
+CHAPTERS := $(shell find nbs -name '*.ipynb' -not -path '*/.*' | sort)
 
 .PHONY: book test test-long test-all notebooks export lint clean
 

@@ -12,6 +12,7 @@ import html
 import re
 from collections.abc import Callable
 
+from epsbook_idea import idea
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
@@ -32,7 +33,7 @@ NUMBER = r"\w+\.\d+"
 NAME = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"  # parentheses, nested twice
 STATEMENT = re.compile(rf"\*\*({KINDS}) ({NUMBER})\.?\*\*\s*({NAME})?\.?\s*")
 EXERCISE = re.compile(rf"^(?=\*\*Exercise ({NUMBER})\.?\*\*)", re.M)
-CITATION = re.compile(r"\[[^\]]*\]\(references\.bib#([^\s)]+)\)")
+CITATION = re.compile(r"\[[^\]]*\]\((?:\.\./)*references\.bib#([^\s)]+)\)")
 EQUATION = re.compile(rf"(?<![\w\[\]])\(({NUMBER})\)(?![\w(\]])")
 NOTEBOOK_LINK = re.compile(r'href="([\w/]+)\.ipynb')
 PERCENT = re.compile(r"(?<=\d) %")
@@ -80,9 +81,35 @@ def strip_directives(nb: dict) -> dict:
         tags |= {"exported"} if EXPORTS & directives.keys() else set()
         tags |= set(cell["metadata"].get("tags", []))
         metadata = {**cell["metadata"], "tags": sorted(tags)}
+        if "idea" in directives:
+            metadata["idea"] = directives["idea"]
         return {**cell, "source": code, "metadata": metadata} if code else None
 
     return map_cells(nb, "code", strip)
+
+
+def fold_exports(nb: dict) -> dict:
+    """An exported cell as two: the lines that are its idea, and all, folded."""
+
+    def fold(cell: dict) -> list[dict]:
+        tags = cell["metadata"].get("tags", [])
+        if "exported" not in tags or {"remove-cell", "remove-input"} & set(tags):
+            return [cell]
+        keep = set(re.findall(r"\w+", cell["metadata"].get("idea", "")))
+        short, whole = idea(cell["source"], keep), cell["source"].strip("\n")
+        if short == cell["source"]:
+            return [cell]
+        prompt = {"code_prompt_show": f"All {whole.count(chr(10)) + 1} lines"}
+        metadata = {"tags": sorted({*tags, "hide-input", "whole"}), "mystnb": prompt}
+        folded = {**cell, "metadata": {**cell["metadata"], **metadata}}
+        if short is None:
+            return [folded]
+        shown = {"tags": sorted({*tags, "idea"})}
+        first = {**cell, "id": cell["id"] + "-idea", "source": short, "outputs": []}
+        return [{**first, "metadata": shown}, folded]
+
+    cells = [fold(c) if c["cell_type"] == "code" else [c] for c in nb["cells"]]
+    return {**nb, "cells": [cell for some in cells for cell in some]}
 
 
 def inline_svg(svg: str, alt: str, prefix: str) -> str:
@@ -260,5 +287,5 @@ def add_language(nb: dict) -> dict:
 
 def convert_notebook(nb: dict) -> dict:
     """A notebook as the book shows it."""
-    nb = strip_directives(inline_figures(nb))
+    nb = fold_exports(strip_directives(inline_figures(nb)))
     return add_language(announce_draft(convert_prose(nb)))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from epsbook import losses as ours
 from epsbook.losses.recipes import build_loss
-from epsbook.memory import kept_memory
+from epsbook.train.memory import kept_memory
 
 SHAPES = {(128, 10): 1000, (128, 100): 1000, (1024, 1000): 40, (256, 50_000): 8}
 MAE = {"loss": "MAELoss"}

@@ -30,9 +30,11 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from epsbook import data, images, losses, measure, noise, record, train
-from epsbook.augment import augmented
-from epsbook.memory import kept_memory
+from epsbook import data, losses, noise, train
+from epsbook.data import images
+from epsbook.train import machine, measure
+from epsbook.train.augment import augmented
+from epsbook.train.memory import kept_memory
 
 SIZES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
 PLAIN = {"precision": "fp32", "channels_last": False}
@@ -109,7 +111,7 @@ def show(o, table, name, found=(), unit="x", goal=None, **numbers):
     print(f"{table:<8}  {name:<29}{text}", flush=True)
     if o.json:
         row |= {k: getattr(o, k) for k in ("random", "rounds", "batches", "workers")}
-        row |= {"hardware": record.hardware(o.device), "versions": record.versions()}
+        row |= {"hardware": machine.hardware(o.device), "versions": machine.versions()}
         with open(o.json, "a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -319,7 +321,7 @@ def main():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     o = parser.parse_args()
     o.random = [k for k in SIZES if not all(p.exists() for p in images.image_files(k))]
-    print(record.hardware(o.device)["name"], "| random:", *o.random or ["none"])
+    print(machine.hardware(o.device)["name"], "| random:", *o.random or ["none"])
     with torch.backends.cudnn.flags(True, deterministic=True):  # as `fit` has it
         for name in o.only or TABLES:
             TABLES[name](o)

@@ -55,6 +55,15 @@ def faults(site, checkout, notebook):
             yield f"{path.name} was written beside the notebook."
 
 
+def place(notebook):
+    "Name of its folder: two rooms may have a notebook of one name."
+    inside = notebook.resolve().is_relative_to(ROOT / "nbs")
+    path = (
+        notebook.resolve().relative_to(ROOT / "nbs") if inside else Path(notebook.name)
+    )
+    return "-".join(path.with_suffix("").parts)
+
+
 def isolate(notebook, folder, site):
     "Copy a notebook alone into a new folder; a last cell fails if it was not alone."
     folder.mkdir()
@@ -75,7 +84,7 @@ def run(notebooks, folder, site):
     for name in ("conftest.py", "pyproject.toml"):  # the checkout's own pytest
         shutil.copy(ROOT / name, folder)
     for notebook in notebooks:
-        isolate(notebook, folder / notebook.stem, site)
+        isolate(notebook, folder / place(notebook), site)
     paths = [str(site), os.environ.get("PYTHONPATH")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     pytest = [sys.executable, "-m", "pytest", "--nbval", *PARALLEL, "."]
@@ -85,7 +94,7 @@ def run(notebooks, folder, site):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", nargs="*", type=Path, help="default: all in nbs/")
-    notebooks = parser.parse_args().notebook or sorted(ROOT.glob("nbs/*.ipynb"))
+    notebooks = parser.parse_args().notebook or sorted(ROOT.glob("nbs/**/[!.]*.ipynb"))
     with tempfile.TemporaryDirectory(prefix="epsbook-") as folder:
         folder = Path(folder).resolve()
         site = folder / "site"

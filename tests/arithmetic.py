@@ -83,9 +83,10 @@ def faults(here, there):
 def computing():
     "The notebooks, and the test files that are not of other things."
     others = {f"test_{name}.py" for name in OTHERS.split()}
-    tests = {path.name for path in ROOT.glob("tests/test_*.py")}
-    assert others <= tests, f"no such tests: {others - tests}"
-    return ["nbs", *(f"tests/{name}" for name in sorted(tests - others))]
+    tests = {path.name: path for path in sorted(ROOT.glob("tests/*/test_*.py"))}
+    assert others <= tests.keys(), f"no such tests: {others - tests.keys()}"
+    kept = [path for name, path in tests.items() if name not in others]
+    return ["nbs", *(path.relative_to(ROOT).as_posix() for path in kept)]
 
 
 def main():

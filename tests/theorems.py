@@ -18,7 +18,7 @@ from scipy.integrate import solve_ivp
 
 from epsbook.losses import CELoss, EpsCELoss, MAELoss, eps_softmax, epsilon
 from epsbook.noise import NoiseSpec
-from epsbook.risk import (
+from epsbook.theory.risk import (
     FiniteProblem,
     best_of,
     enumerated_problems,

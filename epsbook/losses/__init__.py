@@ -12,21 +12,12 @@ __all__ = ['AELLoss', 'AGCELoss', 'AULLoss', 'BackwardLoss', 'BootstrapLoss', 'C
 # %% ../../nbs/losses.ipynb #5392244c
 from .asymmetric import AELLoss, AGCELoss, AULLoss
 from .base import CurveLoss, Loss, LossSum
-from epsbook.losses.between import (
-    ClippedCELoss,
-    FocalLoss,
-    GCELoss,
-    MSELoss,
-    RCELoss,
-    SCELoss,
-)
+from .between import ClippedCELoss, FocalLoss, GCELoss, MSELoss
+from .between import RCELoss, SCELoss
 from .catalog import catalogue
 from .core import CELoss, MAELoss
-from epsbook.losses.correction import (
-    BackwardLoss,
-    ForwardLoss,
-    NoiseAdaptationLoss,
-)
+from .correction import BackwardLoss, ForwardLoss
+from .correction import NoiseAdaptationLoss
 from .epsilon import EpsCELoss, EpsFocalLoss, eps_softmax, epsilon
 from .margin import LDRLoss, LogitClipLoss
 from .negative import BootstrapLoss, ELRLoss, NLNLLoss, PeerLoss

@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from .base import CurveLoss, Loss
-from epsbook.losses.inputs import (
-    class_dim,
-    no_autocast,
-    pick,
-    safe_log,
-)
+from .inputs import class_dim, no_autocast, pick, safe_log
 from .options import SWITCH, Properties
-from ..transition import check_matrix
+from ..noise.transition import check_matrix
 
 if TYPE_CHECKING:
     from jaxtyping import Float

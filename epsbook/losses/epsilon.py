@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..labels import check_int
 from .base import CurveLoss
 from .between import focal_factor, focal_slope
-from epsbook.losses.inputs import (
-    check_floating,
-    check_number,
-    safe_log,
-    wide,
-)
+from .inputs import check_floating, check_number, safe_log, wide
 from .options import SWITCH, Properties
+from ..noise.labels import check_int
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..labels import check_int
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
 from .inputs import can_look, class_dim
 from .margin import log_rest
 from .options import COUNT, SWITCH, Properties
+from ..noise.labels import check_int
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -1,0 +1,420 @@
+"""Every claim of the catalog is proved on numbers, or refuted by an example."""
+
+import math
+
+import pytest
+import torch
+
+from epsbook.losses import (
+    AELLoss,
+    AGCELoss,
+    AULLoss,
+    BackwardLoss,
+    BootstrapLoss,
+    CELoss,
+    ClippedCELoss,
+    ELRLoss,
+    EpsCELoss,
+    EpsFocalLoss,
+    FocalLoss,
+    ForwardLoss,
+    GCELoss,
+    GLSLoss,
+    LDRLoss,
+    LogitClipLoss,
+    MAELoss,
+    MSELoss,
+    NCELoss,
+    NFLLoss,
+    NLNLLoss,
+    NNCELoss,
+    NNFLLoss,
+    NoiseAdaptationLoss,
+    PeerLoss,
+    RCELoss,
+    SCELoss,
+    catalogue,
+)
+from epsbook.losses.catalog import loss_classes
+from epsbook.theory.risk import random_distributions, simplex_grid
+
+K = 3
+T = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.7, 0.2], [0.2, 0.2, 0.6]]).double()
+LOG = -math.log(1e-4)
+CLASSES = loss_classes()
+
+
+class AllDraws(NLNLLoss):
+    "Negative learning, averaged over all draws instead of one."
+
+    def _cost(self, logits, labels):
+        self.num_draws = logits.shape[-1 if logits.ndim == 1 else 1] - 1
+        return super()._cost(logits, labels)
+
+    def _draw(self, device, method, low, high, size):
+        shift = torch.arange(1, high).view(-1, *[1] * (len(size) - 1))
+        return shift.expand(size)
+
+
+def elr():
+    loss = ELRLoss(num_samples=1, num_classes=K).eval()
+    loss.targets[:] = torch.tensor([0.2, 0.5, 0.1])
+    return loss
+
+
+def each(loss, logits):
+    "The loss of each label, (N, K); ELR with its one remembered sample."
+    index = torch.zeros(len(logits), dtype=torch.long)
+    return loss.per_class(logits, index=index)
+
+
+def answers(n=200, k=K, spread=5):
+    g = torch.Generator().manual_seed(0)
+    return spread * torch.randn(n, k, generator=g, dtype=torch.float64)
+
+
+def kind_of(loss):
+    return next(c.__name__ for c in type(loss).__mro__ if c.__name__ in CLASSES)
+
+
+def agrees(found, loss, name, expected):
+    "What was found is what was expected, and the claim does not deny it."
+    words = getattr(CLASSES[kind_of(loss)].properties, name)
+    assert bool(found) == expected, (loss, name)
+    assert words.split(",")[0] != ("no" if expected else "yes"), (loss, words)
+
+
+def needed(words):
+    "The outcomes that examples of a claim must show."
+    fixed = {"yes": {True}, "no": {False}, "open": set()}
+    if words.startswith("of the clean labels"):
+        return {True}
+    return fixed.get(words.split(",")[0], {True, False})
+
+
+@pytest.mark.parametrize("name", ["symmetric", "asymmetric", "bounded", "all_k"])
+def test_every_claim_has_its_examples(name):
+    seen = {kind: set() for kind in CLASSES}
+    for loss, truth in EXAMPLES[name]:
+        seen[kind_of(loss)].add(truth is not None and truth is not False)
+    for kind, cls in CLASSES.items():
+        words = getattr(cls.properties, name)
+        # A bound is a formula, with or without a condition.
+        bound = name == "bounded" and words not in ("no", "open")
+        want = {True, False} if " if " in words else {True}
+        assert seen[kind] == (want if bound else needed(words)), (kind, words)
+
+
+# ---- symmetric: the losses of all labels add up to a constant ---------------
+
+SYMMETRIC = [
+    (CELoss(), False),
+    (MAELoss(), True),
+    (MSELoss(), False),
+    (FocalLoss(), False),
+    (ClippedCELoss(max_loss=2), False),
+    (GCELoss(q=0.7), False),
+    (GCELoss(q=1), True),
+    (RCELoss(), True),
+    (SCELoss(a=0.1, b=1), False),
+    (SCELoss(a=0, b=1), True),
+    (NCELoss(), True),
+    (NFLLoss(), True),
+    (NNCELoss(), True),
+    (NNFLLoss(), True),
+    (AGCELoss(a=0.6, q=0.6), False),
+    (AGCELoss(a=0.6, q=1), True),
+    (AULLoss(a=5.5, q=3), False),
+    (AULLoss(a=5.5, q=1), True),
+    (AELLoss(a=2.5), False),
+    (EpsCELoss(m=1e5), False),
+    (EpsFocalLoss(m=1e5), False),
+    (LDRLoss(), False),
+    (LogitClipLoss(max_norm=1), False),
+    (AllDraws(), False),
+    (GLSLoss(r=-1), False),
+    (ForwardLoss(transition=T), False),
+    (BackwardLoss(transition=T), False),
+    (NoiseAdaptationLoss(noise_rate=0.3, inclusive=True), False),
+    (BootstrapLoss(beta=0.8), False),
+    (elr(), False),
+]
+
+
+@pytest.mark.parametrize(("loss", "truth"), SYMMETRIC, ids=repr)
+def test_symmetric(loss, truth):
+    total = each(loss, answers()).sum(1)
+    found = (total.max() - total.min()).item() < 1e-9
+    agrees(found, loss, "symmetric", truth)
+
+
+# ---- bounded: by how much, and reached --------------------------------------
+
+BOUNDED = [
+    (CELoss(), None),
+    (MAELoss(), 2),
+    (MSELoss(), 2),
+    (FocalLoss(), None),
+    (ClippedCELoss(max_loss=2), 2),
+    (GCELoss(q=0.7), 1 / 0.7),
+    (GCELoss(q=0), None),
+    (RCELoss(), LOG),
+    (SCELoss(a=0.1, b=1), None),
+    (SCELoss(a=0, b=2), 2 * LOG),
+    (NCELoss(), 1),
+    (NFLLoss(), 1),
+    (NNCELoss(), 1),
+    (NNFLLoss(), 1),
+    (AGCELoss(a=0.6, q=0.6), (1.6**0.6 - 0.6**0.6) / 0.6),
+    (AULLoss(a=5.5, q=3), (5.5**3 - 4.5**3) / 3),
+    (AELLoss(a=2.5), 1),
+    (EpsCELoss(m=1e5), 8 * math.log(10)),
+    (EpsCELoss(m=1e5, tau=0), None),
+    (EpsFocalLoss(m=10, gamma=2), (1 - 1e-8) ** 2 * 8 * math.log(10)),
+    (EpsFocalLoss(m=10, tau=0), None),
+    (LDRLoss(), math.log((math.exp(3.1) + math.exp(0.1) + 1) / K)),
+    (LogitClipLoss(max_norm=1), math.log(1 + 2 * math.exp(math.sqrt(1.5)))),
+    (AllDraws(), None),
+    (GLSLoss(r=0.1), None),
+    (ForwardLoss(transition=T), -math.log(0.1)),
+    (ForwardLoss(transition=torch.eye(K)), None),
+    (BackwardLoss(transition=T), None),
+    (NoiseAdaptationLoss(noise_rate=0.3, inclusive=True), math.log(10)),
+    (NoiseAdaptationLoss(noise_rate=0, inclusive=True), None),
+    (PeerLoss(), None),
+    (BootstrapLoss(beta=0.8), None),
+    (elr(), None),
+]
+
+
+def hardest(loss):
+    "The largest loss over very sure answers of every direction, and two more."
+    corners = torch.cartesian_prod(*[torch.tensor([-2.0, -1, 0, 1, 2])] * K).double()
+    logits = torch.cat([s * corners for s in (1e-3, 1, 30, 1e3, 1e4)])
+    if isinstance(loss, PeerLoss):
+        return loss.per_sample(logits, logits.argmin(1)).max().item()
+    return each(loss, logits).max().item()
+
+
+@pytest.mark.parametrize(("loss", "bound"), BOUNDED, ids=repr)
+def test_bounded(loss, bound):
+    largest = hardest(loss)
+    found = largest < 1e3
+    agrees(found, loss, "bounded", bound is not None)
+    if bound is not None:
+        assert largest <= bound * (1 + 1e-9)
+        assert largest >= (1 - 1e-3) * bound
+
+
+# ---- asymmetric: the best answer is to be sure of the leading label ---------
+
+
+def posterior(r):
+    "Three label probabilities, the second r times the first, the third half."
+    q = torch.tensor([1, r, r / 2], dtype=torch.float64)
+    return q / q.sum()
+
+
+def best_is_sure(loss, q):
+    "Is the best answer to q, on a grid over all answers, sure of class 0?"
+    p = simplex_grid(K, 60).double()
+    # The rest of a sure answer: small enough for every floor.
+    logits = p.clamp_min(1e-300).log()
+    risk = (each(loss, logits) * q).sum(1)
+    return p[risk.argmin(), 0] == 1
+
+
+def clipped(r):
+    return math.log(1 + 1 / r) + math.log(1 + r) / r
+
+
+# r = 0.5: 1/r = 2.
+ASYMMETRIC = [
+    (CELoss(), False),
+    (MAELoss(), True),
+    (MSELoss(), False),
+    (FocalLoss(), False),
+    (ClippedCELoss(max_loss=0.98 * clipped(0.5)), True),
+    (ClippedCELoss(max_loss=1.1 * clipped(0.5)), False),
+    (GCELoss(q=0.7), False),
+    (GCELoss(q=1), True),
+    (RCELoss(), True),
+    (SCELoss(a=1, b=1), False),
+    (SCELoss(a=0, b=1), True),
+    (NFLLoss(), False),
+    (NCELoss(), False),
+    (NNCELoss(), True),
+    (NNFLLoss(), True),
+    (AGCELoss(a=0.6, q=2), True),
+    (AGCELoss(a=1.1, q=0.01), True),  # (2.1 / 1.1) ** 0.99 = 1.9
+    (AGCELoss(a=0.8, q=0.01), False),  # (1.8 / 0.8) ** 0.99 = 2.2
+    (AULLoss(a=1.1, q=0.5), True),
+    (AULLoss(a=2.1, q=2), True),  # 2.1 / 1.1 = 1.9
+    (AULLoss(a=1.8, q=2), False),  # 1.8 / 0.8 = 2.25
+    (AELLoss(a=1.6), True),  # e ** (1 / 1.6) = 1.87
+    (AELLoss(a=1.2), False),  # e ** (1 / 1.2) = 2.3
+    (EpsCELoss(m=1e3), False),
+    (EpsFocalLoss(m=1e3), False),
+    (AllDraws(), False),
+    (GLSLoss(r=0.1), False),
+    (ForwardLoss(transition=T), False),
+    (BackwardLoss(transition=T), False),
+    (NoiseAdaptationLoss(noise_rate=0.78, inclusive=True), True),
+    (NoiseAdaptationLoss(noise_rate=0.7, inclusive=True), False),
+    (LDRLoss(), False),
+    (LogitClipLoss(max_norm=1), False),
+]
+
+
+@pytest.mark.parametrize(("loss", "truth"), ASYMMETRIC, ids=repr)
+def test_asymmetric(loss, truth):
+    if isinstance(loss, LDRLoss | LogitClipLoss):
+        # No answer is sure: is the best answer the one to certain labels?
+        h = answers(4000, spread=2)
+        losses = each(loss, h)
+        found = (losses * posterior(0.5)).sum(1).argmin() == losses[:, 0].argmin()
+    elif isinstance(loss, NCELoss | NFLLoss):
+        found = best_is_sure(loss, posterior(0.9))
+    else:
+        found = best_is_sure(loss, posterior(0.5))
+    agrees(found, loss, "asymmetric", truth)
+
+
+UNCONDITIONAL = [loss for loss, truth in ASYMMETRIC if truth]
+UNCONDITIONAL = [
+    x for x in UNCONDITIONAL if CLASSES[kind_of(x)].properties.asymmetric == "yes"
+]
+
+
+@pytest.mark.parametrize("loss", UNCONDITIONAL, ids=repr)
+def test_asymmetric_for_every_posterior(loss):
+    for q in random_distributions(50, K, generator=torch.Generator().manual_seed(0)):
+        assert best_is_sure(loss, q.sort(descending=True).values)
+
+
+def test_sure_answers_have_conditions_at_the_right_place():
+    "Each condition, tried at many r on both sides of where it says."
+    for r in torch.linspace(0.1, 0.95, 12).tolist():
+        for a in (0.3, 1, 3):
+            for loss, ratio in [
+                (AELLoss(a=a), math.exp(1 / a)),
+                (AGCELoss(a=a, q=0.5), ((a + 1) / a) ** 0.5),
+                (AULLoss(a=a + 1, q=3), ((a + 1) / a) ** 2),
+                (
+                    NoiseAdaptationLoss(noise_rate=0.3 * a, inclusive=True),
+                    1 / (0.1 * a) * (1 - 0.3 * a + 0.1 * a),
+                ),
+            ]:
+                if abs(ratio * r - 1) > 0.15:  # the grid sees that much
+                    assert best_is_sure(loss, posterior(r)) == (ratio * r <= 1)
+
+
+# ---- all-k: the best answer ranks as the labels do --------------------------
+
+
+def descend(loss, q, start, steps=60):
+    "Least risk and softmax of the logits that reach it from `start`."
+    h = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([h], max_iter=20, line_search_fn="strong_wolfe")
+
+    def risk():
+        optimizer.zero_grad()
+        value = (each(loss, h.unsqueeze(0))[0] * q).sum()
+        value.backward()
+        return value
+
+    for _ in range(steps):
+        value = optimizer.step(risk).item()
+    return value, h.detach().softmax(0)
+
+
+def best_answer(loss, q):
+    "The answer of least risk, from several starts."
+    starts = answers(3, len(q), spread=0.3)
+    return min((descend(loss, q, x) for x in starts), key=lambda found: found[0])[1]
+
+
+def ranks(loss, q):
+    "Is the order of the best answer that of q, with visible gaps?"
+    p = best_answer(loss, q)
+    if isinstance(loss, NCELoss | NFLLoss):
+        # Their least risk is reached by no answer: a wrong order comes closer.
+        h = torch.stack([p.log(), torch.tensor([0, 2, -1e4])])
+        risk = (each(loss, h) * q).sum(1)
+        return bool(risk[0] < risk[1])
+    return bool((p[:-1] - p[1:] > 1e-4).all())
+
+
+Q = torch.tensor([0.6, 0.25, 0.15]).double()
+ALL_K = [
+    (CELoss(), True),
+    (MAELoss(), False),
+    (MSELoss(), True),
+    (FocalLoss(), True),
+    (FocalLoss(gamma=2), True),
+    (ClippedCELoss(max_loss=0.7), False),
+    (GCELoss(q=0.3), True),
+    (GCELoss(q=1), False),
+    (RCELoss(), False),
+    (SCELoss(a=1, b=0.1), True),
+    (SCELoss(a=0, b=1), False),
+    (NCELoss(), False),
+    (NFLLoss(), False),
+    (NNCELoss(), False),
+    (NNFLLoss(), False),
+    (AGCELoss(a=0.6, q=0.6), False),
+    (AULLoss(a=5.5, q=3), False),
+    (AELLoss(a=2.5), False),
+    (EpsCELoss(m=0.2), True),  # margin 0.35 > 1/6
+    (EpsCELoss(m=10), False),
+    (LDRLoss(lam=10), False),
+    (LogitClipLoss(max_norm=0.5), True),
+    (LogitClipLoss(max_norm=5), True),
+    (AllDraws(), True),
+    (GLSLoss(r=0.3), True),
+    (GLSLoss(r=-0.2), True),
+    (GLSLoss(r=-4), False),
+    (ForwardLoss(transition=T), True),
+    (BackwardLoss(transition=T), True),
+    (NoiseAdaptationLoss(noise_rate=0.3, inclusive=True), True),
+]
+
+
+@pytest.mark.parametrize(("loss", "truth"), ALL_K, ids=repr)
+def test_all_k(loss, truth):
+    q = Q
+    if isinstance(loss, ForwardLoss | BackwardLoss):
+        q = Q @ T
+    elif isinstance(loss, NoiseAdaptationLoss):
+        q = 0.7 * Q + 0.3 / K
+    agrees(ranks(loss, q), loss, "all_k", truth)
+
+
+EXAMPLES = {
+    "symmetric": SYMMETRIC,
+    "asymmetric": ASYMMETRIC,
+    "bounded": BOUNDED,
+    "all_k": ALL_K,
+}
+
+
+# ---- the table itself -------------------------------------------------------
+
+
+def test_the_catalog_is_complete():
+    table = catalogue()
+    assert list(table.columns) == [
+        *("loss", "formula", "paper", "parameters"),
+        *("symmetric", "asymmetric", "bounded", "all_k"),
+    ]
+    assert set(table["loss"]) == set(CLASSES) and len(table) == 27
+    assert (table.drop(columns="parameters").map(len) > 0).all().all()
+
+
+def test_every_parameter_is_in_the_catalog():
+    for row in catalogue().itertuples():
+        names = set(CLASSES[row.loss].ranges)
+        if "correction" in CLASSES[row.loss].__module__:
+            names |= {"transition"} - ({"transition"} if names else set())
+        listed = {part.split(" ")[0].rstrip(",") for part in row.parameters.split("; ")}
+        assert names <= listed, row.loss
