@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from . import asymmetric, between, core, correction, epsilon
 from . import margin, negative, normalized, smoothing
+from .base import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
-
-    from epsbook.losses.base import Loss
 
 # %% auto #0
 __all__ = ['loss_classes', 'catalogue']
@@ -52,7 +51,7 @@ def _parameters(kind: type[Loss]) -> Iterator[str]:
         init = base.__dict__.get("__init__")
         for name, parameter in (
             inspect.signature(init).parameters.items()
-            if (init and issubclass(base, losses.Loss))
+            if (init and issubclass(base, Loss))
             else ()
         ):
             if name in kind.ranges:

@@ -364,7 +364,7 @@ def folder(tmp_path, monkeypatch):
 def known(monkeypatch, name, labels, path=None):
     "Makes `labels` the frozen ones of `name`, and `path` the released file."
     fixed = {name: {"sha256": label_sha256(labels)}}
-    for module in ("given", "data"):
+    for module in ("data.given", "data"):
         monkeypatch.setattr(f"epsbook.{module}.fixed_labels", lambda: fixed)
     if path:
         items = files.registry()
