@@ -164,8 +164,13 @@ def draw_simplex(ax: Axes, *, borders: bool = False) -> None:
     edges = [(0.5, 0), (0.25, top / 2), (0.75, top / 2)] if borders else []
     for x, y in edges:
         ax.plot([x, 0.5], [y, top / 3], color=INK, lw=0.8, ls=":")
-    for k, corner in enumerate([(-0.07, -0.08), (1.03, -0.08), (0.47, 0.9)]):
-        ax.text(*corner, str(k), fontsize="small")
+    away = {(0, 0): (-9, -9), (1, 0): (9, -9), (0.5, top): (0, 11)}
+    for k, (corner, points) in enumerate(away.items()):
+        ax.annotate(
+            *(str(k), corner, points),
+            textcoords="offset points",
+            **{"ha": "center", "va": "center", "fontsize": "small"},
+        )
     ax.set(aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1))
     ax.set_axis_off()
 

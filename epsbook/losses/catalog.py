@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import inspect
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import asymmetric, between, core, correction, epsilon
-from . import margin, negative, normalized, smoothing
+from .base import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
 
-    from epsbook.losses.base import Loss
-
 # %% auto #0
 __all__ = ['loss_classes', 'catalogue']
 
 # %% ../../nbs/library/losses/catalog.ipynb #f846ae89
 _FAMILIES = (
-    *(core, between, normalized, asymmetric, epsilon),
-    *(margin, smoothing, correction, negative),
+    *("core", "between", "normalized", "asymmetric", "epsilon"),
+    *("margin", "smoothing", "correction", "negative"),
 )
 
 
 def loss_classes() -> dict[str, type[Loss]]:
     "The losses of this package by name, without the bases and `LossSum`."
-    names = [(n, f) for f in _FAMILIES for n in f.__all__ if n.endswith("Loss")]
+    rooms = [import_module(f"epsbook.losses.{name}") for name in _FAMILIES]
+    names = [(n, f) for f in rooms for n in f.__all__ if n.endswith("Loss")]
     return {n: getattr(f, n) for n, f in sorted(names, key=lambda x: x[0])}
 
 
@@ -52,7 +51,7 @@ def _parameters(kind: type[Loss]) -> Iterator[str]:
         init = base.__dict__.get("__init__")
         for name, parameter in (
             inspect.signature(init).parameters.items()
-            if (init and issubclass(base, losses.Loss))
+            if (init and issubclass(base, Loss))
             else ()
         ):
             if name in kind.ranges:

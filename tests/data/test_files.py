@@ -298,9 +298,8 @@ def test_a_missing_pooch_is_named(folder, monkeypatch):
 WRITER = """
 import sys
 from pathlib import Path
-sys.modules["torch"] = None  # files need no torch, and start sooner
 sys.path.insert(0, sys.argv[1])
-from epsbook import files
+from epsbook.data import files
 Path(sys.argv[2] + ".ready").touch()
 while not Path(sys.argv[3]).exists():
     pass
@@ -337,9 +336,9 @@ def test_two_processes_fetch_at_once(folder, home):
     address, kept = home
     (kept / "toy.bin").write_bytes(CONTENT)
     code = (
-        "import sys; sys.modules['torch'] = None; "
+        "import sys; "
         f"sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
-        "from epsbook import files; "
+        "from epsbook.data import files; "
         f"item = dict(kind='labels', file='toy.bin', bytes={len(CONTENT)}, "
         f"sha256={hashlib.sha256(CONTENT).hexdigest()!r}, by_hand='', "
         f"urls=['{address}/toy.bin']); "

@@ -176,7 +176,8 @@ def test_losses_need_only_torch_and_numpy(site, tmp_path):
 def test_training_needs_only_torch_numpy_and_tqdm(site, tmp_path):
     code = """
     import torch
-    from epsbook import data, experiment, losses, models, noise, record, train
+    from epsbook import data, losses, noise, train
+    from epsbook.runs import plan, record
     x = torch.randint(0, 256, (40, 3, 32, 32)).byte()
     y = torch.arange(40) % 4
     d = data.Dataset("made", x, y, x, y, 4)

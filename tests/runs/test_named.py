@@ -15,7 +15,6 @@ from epsbook.losses.recipes import find_recipe, known_recipes
 from epsbook.noise import NoiseSpec
 from epsbook.noise.transition import fixed_labels
 from epsbook.runs import duration, record
-from epsbook.runs import plan as experiment
 from epsbook.runs.duration import expected, say_duration
 from epsbook.runs.named import named_noise, recipe_noise, run_name
 from epsbook.runs.plan import Plan
@@ -267,7 +266,7 @@ def test_options_go_on_to_fit(monkeypatch):
         seen.append((d.name, seed, options))
         return {}
 
-    monkeypatch.setattr(experiment, "fit", fit)
+    monkeypatch.setattr("epsbook.runs.plan.fit", fit)
     plan = Plan("digits", "clean", "ce", "smoke", recipe_of="mnist")
     plan.run(2, device="cpu")
     plan.run(2, label="mine")

@@ -17,7 +17,7 @@ from epsbook.data import images
 from epsbook.data.files import home
 from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
 from epsbook.losses.recipes import build_loss, known_recipes
-from epsbook.runs import plan as experiment
+from epsbook.runs import plan
 from epsbook.runs import record
 from epsbook.runs.settings import settings_for
 from epsbook.train import checkpoint, graphs, machine, models
@@ -36,7 +36,7 @@ EXPERIMENTS = ("wrong_labels", "eps_softmax", "ce_decay", "ce_short")
 
 @pytest.fixture(scope="module")
 def run():
-    return experiment.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
+    return plan.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
 
 
 @pytest.mark.parametrize(
@@ -134,10 +134,10 @@ def test_records_are_written_whole_and_read_back(run, tmp_path):
 def test_a_seed_decides_everything_and_leaves_torch_alone(run):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    again = experiment.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
+    again = plan.run("wrong_labels", "ce_eps+mae", seed=1, at="smoke")
     assert torch.equal(torch.get_rng_state(), before)
     assert again["curves"] == run["curves"]
-    other = experiment.run("wrong_labels", "ce_eps+mae", seed=2, at="smoke")
+    other = plan.run("wrong_labels", "ce_eps+mae", seed=2, at="smoke")
     assert other["curves"] != run["curves"]
     assert other["label_sha256"] != run["label_sha256"]
 
@@ -229,7 +229,7 @@ def test_the_scale_is_one_of_three(monkeypatch):
         (lambda: settings_for("wrong_labels", "big"), ValueError, "one of smoke"),
         (lambda: record.read_records("nothing"), FileNotFoundError, "epsbook repeat"),
         (
-            lambda: experiment.run("wrong_labels", "x", 1),
+            lambda: plan.run("wrong_labels", "x", 1),
             ValueError,
             "known: ce, ce_eps",
         ),
