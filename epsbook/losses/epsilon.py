@@ -78,9 +78,10 @@ class EpsCELoss(CurveLoss):
     ranges: ClassVar = {"m": "[0, inf)", "tau": "[0, 0.5]"}
     properties = Properties(
         symmetric="no",
-        asymmetric="no",
+        asymmetric=r"if $x (1 - \frac{x}{m + 1})^{1/r} \le \tau (m + 1)$ for"
+        r" all $x \le \frac12$, as if $\tau (m + 1) \ge \frac12$",
         bounded=r"$-\log \tau$ if $\tau > 0$",
-        all_k=r"if $q_t$ leads by more than $m/(m + 1)$",
+        all_k=r"if $\tau = 0$ and $q_t$ leads by more than $m/(m + 1)$",
     )
 
     def __init__(self, *, m: float, tau: float = 1e-8, **options: Any) -> None:
@@ -117,7 +118,9 @@ class EpsFocalLoss(EpsCELoss):
         "detach_factor": SWITCH,
     }
     properties = EpsCELoss.properties._replace(
-        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$", all_k="open"
+        asymmetric=r"if $\tau (m + 1) \ge \frac12$",
+        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
+        all_k="open",
     )
 
     def __init__(
