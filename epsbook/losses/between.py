@@ -115,10 +115,11 @@ class GCELoss(CurveLoss):
     uses_top = False
     ranges: ClassVar = {"q": "[0, 1]", "tau": "[0, 0.5]"}
     properties = Properties(
-        symmetric="if $q = 1$",
-        asymmetric="if $q = 1$",
-        bounded="$1/q$ if $q > 0$",
-        all_k="if $q < 1$",
+        symmetric=r"if $q = 1$ and $\tau = 0$",
+        asymmetric=r"if $q = 1$, or $q > 0$ and $r \tau^q \ge"
+        r" (1 + r^{1/(1 - q)})^{1 - q} - 1$; $q = 0$ is clipped CE",
+        bounded=r"$(1 - \tau^q)/q$ if $q > 0$ or $\tau > 0$",
+        all_k=r"if $q < 1$ and $\tau = 0$",
     )
 
     def __init__(

@@ -58,7 +58,7 @@ class NLNLLoss(_Drawing):
     """
 
     ranges: ClassVar = {"num_draws": COUNT}
-    properties = Properties("no", "no", "no", "yes, on average")
+    properties = Properties("no", "no", "no", "yes, on average over draws")
 
     def __init__(self, *, num_draws: int = 1, **options: Any) -> None:
         super().__init__(**options)
@@ -171,7 +171,12 @@ class BootstrapLoss(Loss):
     """
 
     ranges: ClassVar = {"beta": "[0, 1]", "hard": SWITCH}
-    properties = Properties("no", "open", "no", "open")
+    properties = Properties(
+        symmetric="no",
+        asymmetric="no",
+        bounded=r"$\log K$ if $\beta = 0$",
+        all_k=r"if $\beta > 0$",
+    )
 
     def __init__(
         self, *, beta: float, hard: bool = False, **options: Any
@@ -242,7 +247,7 @@ class ELRLoss(_Remembering):
         "lam": "[0, inf)",
         "beta": "[0, 1)",
     }
-    properties = Properties("no", "open", "no", "open")
+    properties = Properties("no", "no", "no", "no, the memory votes too")
 
     def __init__(
         self, *, lam: float = 3.0, beta: float = 0.7, **options: Any
