@@ -69,8 +69,7 @@ class EpsCELoss(CurveLoss):
 
     Args:
         m: amount added to the largest probability, >= 0.
-        tau: floor of f_y, in [0, 0.5]; 1e-8 in the published results. With
-            m = 0 and tau = 0 this is cross-entropy.
+        tau: floor of f_y, in [0, 0.5]; 1e-8 as published. m = tau = 0 is CE.
 
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
@@ -108,7 +107,7 @@ class EpsFocalLoss(EpsCELoss):
     Args:
         m, tau: as in `EpsCELoss`.
         gamma: exponent of the focal factor, >= 0; 0 is `EpsCELoss`.
-        detach_factor: differentiate as if the factor were a constant.
+        detach_factor: take the factor as a constant, as published numbers do.
 
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
@@ -118,9 +117,8 @@ class EpsFocalLoss(EpsCELoss):
         "detach_factor": SWITCH,
     }
     properties = EpsCELoss.properties._replace(
-        asymmetric=r"if $\tau (m + 1) \ge \frac12$",
+        asymmetric=r"if $\tau (m + 1) \ge \frac12$", all_k="open",
         bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
-        all_k="open",
     )
 
     def __init__(
