@@ -105,8 +105,7 @@ class GCELoss(CurveLoss):
 
     Args:
         q: in [0, 1]; 0 is cross-entropy (the limit), 1 is half of MAE.
-        tau: floor of p_y, in [0, 0.5]; some released codes have 1e-8. Below
-            it there is no gradient.
+        tau: floor of p_y, in [0, 0.5], no gradient below; 1e-8 in some codes.
 
     Source: Zhang and Sabuncu, "Generalized cross entropy loss for training
     deep neural networks with noisy labels", NeurIPS 2018.

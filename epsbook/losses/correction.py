@@ -68,8 +68,7 @@ class ForwardLoss(_Corrected):
 
     properties = Properties(
         symmetric="if all rows of $T$ are equal",
-        asymmetric=r"if $\sum_y q_y T_{iy}/T_{ty} \le 1$ for all $i$, where"
-        r" $t$ leads",
+        asymmetric=r"if all $\sum_y q_y T_{iy}/T_{ty} \le 1$, where $t$ leads",
         bounded=r"$-\log \min T$ if all $T_{ij} > 0$",
         all_k="of the clean labels, if $T$ is right and invertible",
     )
