@@ -39,8 +39,9 @@ class FocalLoss(CurveLoss):
 
     Args:
         gamma: exponent, >= 0; 0 is cross-entropy.
-        detach_factor: differentiate as if the factor were a constant, as
-            several codes for noisy labels do.
+        detach_factor: differentiate as if the factor were a constant. All
+            published numbers for noisy labels do, and so do the recipes; the
+            default is the true gradient.
 
     Source: Lin et al., "Focal loss for dense object detection", ICCV 2017.
     """

@@ -75,7 +75,8 @@ class _ByClass(_Alike):
         """Each source class given as its target at `rate`, others untouched.
 
         `rate` is the share of wrong labels only if every class is a source;
-        `mapping` is target by source, such as `CIFAR10_MAP`.
+        `mapping` is target by source, such as `CIFAR10_MAP`. This is what
+        papers write; codes that flip in place draw `in_place_transition`.
         """
         return cls("asymmetric", rate=rate, mapping=mapping, draw=draw)
 

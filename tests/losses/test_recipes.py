@@ -174,6 +174,13 @@ def test_mse_is_a_mean_over_the_classes(dataset, k):
     torch.testing.assert_close(recipe("mse", dataset=dataset)(logits, y), want)
 
 
+def test_sums_that_share_a_name_with_more_say_so():
+    for r in ALL:
+        active_negative = r.method in ("nce+nnce", "nfl+nnfl")
+        assert bool(r.note) == active_negative, name_of(r)
+        assert not r.note or ("1e-7" in r.note and "weight decay 0" in r.note)
+
+
 def test_released_details():
     for term in (t for r in ALL for t in r.terms):
         assert "Focal" not in term["loss"] or term["detach_factor"]
