@@ -144,13 +144,13 @@ def released_loops(count, mutant, frozen):
         rate = torch.rand((), generator=g).double().item()
         sources = torch.randperm(k, generator=g)[:4].tolist()
         steps = (torch.randint(1, k, (4,), generator=g)).tolist()
-        pairs = [(s, (s + by) % k) for s, by in zip(sources, steps)]
+        pairs = [(s, (s + by) % k) for s, by in zip(sources, steps, strict=True)]
         T = torch.zeros(k, k).double()
         for i, flips in itertools.product(
             range(k), itertools.product((0, 1), repeat=4)
         ):
             label, chance = i, 1.0
-            for (source, target), flip in zip(pairs, flips):
+            for (source, target), flip in zip(pairs, flips, strict=True):
                 if (i if frozen else label) == source:
                     chance *= rate if flip else 1 - rate
                     label = target if flip else label
