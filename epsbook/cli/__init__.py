@@ -76,19 +76,19 @@ def _folder(out: Path) -> None:
 
 
 def _line(r: dict, state: str = "") -> str:
-    "One run in one line."
-    cells = [f"{r['experiment']:<31} {r['method']:<22} {r['seed']:>4}"]
+    "One run in one line; `state` in place of the seconds of an earlier one."
+    cells = [f"{r['experiment']:<23} {r['method']:<16} {r['seed']:>4}"]
     for kind in ("last", "best", "validated"):
-        value, width = r["accuracy"][kind], max(7, len(kind))
+        value, width = r["accuracy"][kind], max(6, len(kind))
         text = "-" if value is None else f"{value:.4f}"
         cells.append(f"{text:>{width}}")
-    return "  ".join([*cells, f"{r['seconds']:>7.1f}", state]).rstrip()
+    return " ".join([*cells, f"{state or format(r['seconds'], '.1f'):>7}"])
 
 # %% ../../nbs/19_cli.ipynb #62612170
 _SEEDS = typer.Option(min=0, max=2**63 - 1)
 HEAD = (
-    f"{'experiment':<31} {'method':<22} seed  {'last':>7}  {'best':>7}"
-    f"  {'validated':>9}  {'seconds':>7}"
+    f"{'experiment':<23} {'method':<16} seed {'last':>6} {'best':>6}"
+    f" {'validated':>9} {'seconds':>7}"
 )
 
 
@@ -182,7 +182,7 @@ def run(
     jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
     # All are looked for first: a refusal comes before hours are spent.
     there = [_recorded(job, out) for job in jobs]
-    done = [_line(before, "already there") for before in filter(None, there)]
+    done = [_line(before, "kept") for before in filter(None, there)]
     new = [job for job, before in zip(jobs, there, strict=True) if not before]
     keep = partial(record.write_record, folder=out)
     _work(new, out, keep, minutes, device, done, strict=True)
