@@ -75,24 +75,22 @@ class _Relabeled(_Wrapper):
 
 # %% ../../nbs/library/data/wrappers.ipynb #654138a3
 class NoisyDataset(_Relabeled):
-    """A dataset with the labels that `noise` makes of its own.
-
-    A sample is that of `dataset` with the given label, an int, in place of
-    the true one; the rest is not touched.
+    """A dataset whose labels, ints, are those that `noise` makes of its own.
 
     Args:
-        dataset: map-style, samples (input, label, ...).
+        dataset: map-style, of samples (input, label, ...).
         noise: as for a run; fixed labels come by their name.
         num_classes: K, at least 2.
-        seed: of the draw; the same labels as `noise.corrupt` gives.
+        seed: of the draw, as in `noise.corrupt`.
         labels: true labels, (n,); by default those of `true_labels`.
         features: for instance noise, as `NoiseSpec.corrupt` takes them.
 
     Attributes:
-        clean, given: true and given labels, int64, (n,).
+        clean: true labels, int64, (n,).
+        given: those that samples have, int64, (n,).
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, range or length.
+        TypeError, ValueError: an argument of another type, range or length.
     """
 
     def __init__(
@@ -105,15 +103,15 @@ class NoisyDataset(_Relabeled):
         labels: Labels | None = None,
         features: Any = None,
     ) -> None:
-        clean = true_labels(dataset) if labels is None else labels
         super().__init__(dataset)
-        self.clean = as_labels(clean, num_classes)
+        labels = true_labels(dataset) if labels is None else labels
+        self.clean = as_labels(labels, num_classes)
         if len(self.clean) != len(dataset):
             sizes = f"{len(self.clean)} labels for {len(dataset)} samples"
-            raise ValueError(f"one label a sample is needed, got {sizes}")
+            raise ValueError(f"labels must be one a sample: {sizes}")
         given = given_labels(noise.name) if noise.kind == "fixed" else None
-        extra = {"features": features, "given": given}
-        self.given = noise.corrupt(self.clean, num_classes, seed, **extra)
+        how = {"features": features, "given": given}
+        self.given = noise.corrupt(self.clean, num_classes, seed, **how)
 
 # %% ../../nbs/library/data/wrappers.ipynb #1100412a
 class IndexedDataset(_Wrapper):
