@@ -47,7 +47,7 @@ DISPLAYED = re.compile(
 )
 
 DRAFT = """
-~~~~{admonition} This chapter is a draft
+~~~~{admonition} This page is a draft
 :class: draft
 What stands here has been checked, but the text is not finished.
 ~~~~

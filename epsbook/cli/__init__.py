@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import data, runs
+from .. import __version__, data, runs
 from .data_commands import data_app
 from ..doctor import findings
 from ..runs import duration, record, sweep
@@ -33,8 +33,17 @@ app.add_typer(data_app, name="data", help="List, fetch and check data.")
 Scale = Annotated[str | None, typer.Option(help="smoke | laptop | paper")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"epsbook {__version__}")
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_version, help="print it")
+
+
 @app.callback()
-def _epsbook() -> None:
+def _epsbook(version: Annotated[bool, _VERSION] = False) -> None:
     "Learning from wrong labels: runs, records and data."
 
 # %% ../../nbs/19_cli.ipynb #23657284
@@ -45,13 +54,11 @@ def _change(text: str) -> tuple[str, Any]:
         raise ValueError(f"--set must look like epochs=15, got {text!r}")
     try:
         read = tomllib.loads(f"x = {value}")["x"]
-        # 1e3 is a whole number to whoever types it.
-        whole = (
-            isinstance(read, float) and read.is_integer() and "." not in value
-        )
-        return name, int(read) if whole else read
     except tomllib.TOMLDecodeError:
         return name, value  # a word, such as bf16
+    # 1e3 is a whole number to whoever types it.
+    whole = isinstance(read, float) and read.is_integer() and "." not in value
+    return name, int(read) if whole else read
 
 # %% ../../nbs/19_cli.ipynb #b5c48805
 def _plan(*names: str | None, changes: dict[str, Any]) -> Plan:
@@ -76,19 +83,19 @@ def _folder(out: Path) -> None:
 
 
 def _line(r: dict, state: str = "") -> str:
-    "One run in one line."
-    cells = [f"{r['experiment']:<31} {r['method']:<22} {r['seed']:>4}"]
+    "One run in one line; `state` in place of the seconds of an earlier one."
+    cells = [f"{r['experiment']:<23} {r['method']:<16} {r['seed']:>4}"]
     for kind in ("last", "best", "validated"):
-        value, width = r["accuracy"][kind], max(7, len(kind))
+        value, width = r["accuracy"][kind], max(6, len(kind))
         text = "-" if value is None else f"{value:.4f}"
         cells.append(f"{text:>{width}}")
-    return "  ".join([*cells, f"{r['seconds']:>7.1f}", state]).rstrip()
+    return " ".join([*cells, f"{state or format(r['seconds'], '.1f'):>7}"])
 
 # %% ../../nbs/19_cli.ipynb #62612170
 _SEEDS = typer.Option(min=0, max=2**63 - 1)
 HEAD = (
-    f"{'experiment':<31} {'method':<22} seed  {'last':>7}  {'best':>7}"
-    f"  {'validated':>9}  {'seconds':>7}"
+    f"{'experiment':<23} {'method':<16} seed {'last':>6} {'best':>6}"
+    f" {'validated':>9} {'seconds':>7}"
 )
 
 
@@ -97,10 +104,7 @@ _NOISE = typer.Option(
     " in_place:0.4 (cifar10) and blocks:0.4 (cifar100) the released code's"
 )
 _RECIPE = typer.Option(help="data set whose recipe is used")
-_Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="a field of the protocol, e.g. epochs=15"),
-]
+_SET = typer.Option("--set", help="a field of the protocol, e.g. epochs=15")
 _Out = Annotated[Path, typer.Option(help="folder of records")]
 _Minutes = Annotated[
     float | None, typer.Option(help="stop in so many minutes", min=0.1)
@@ -118,11 +122,6 @@ def _recorded(job: sweep.Job, out: Path) -> dict | None:
     return found
 
 # %% ../../nbs/19_cli.ipynb #510173f1
-def _until(minutes: float | None) -> float | None:
-    "When the last epoch must have ended, some seconds before the time is up."
-    return minutes and time.monotonic() + 60 * minutes - 3
-
-
 def _left(count: int, stopped: list[str]) -> str:
     "What a command that ran out of time has not done."
     begun = f" ({'; '.join(stopped)})" if stopped else ""
@@ -145,7 +144,8 @@ def _work(
     known = duration.together(plans, device, out) if jobs else "nothing to do"
     typer.echo(known or "no run like these is recorded on this hardware yet")
     typer.echo("\n".join([HEAD, *there]))
-    options = {"device": device, "clock": sweep.Clock(_until(minutes))}
+    end = minutes and time.monotonic() + 60 * minutes - 3  # some seconds early
+    options = {"device": device, "clock": sweep.Clock(end)}
     if not known and how.get("at_once", 1) == 1:
         epochs = plans[0].protocol.epochs
         options["watch"] = duration.say_duration(epochs, typer.echo)
@@ -164,7 +164,7 @@ def run(
     loss: Annotated[list[str], typer.Option(help="e.g. ce_eps+mae")],
     seed: Annotated[list[int], _SEEDS] = [1],  # noqa: B006
     recipe: Annotated[str | None, _RECIPE] = None,
-    set_: _Set = None,
+    set_: Annotated[list[str] | None, _SET] = None,
     scale: Scale = None,
     device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
     out: _Out = Path("runs"),
@@ -186,7 +186,7 @@ def run(
     jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
     # All are looked for first: a refusal comes before hours are spent.
     there = [_recorded(job, out) for job in jobs]
-    done = [_line(before, "already there") for before in filter(None, there)]
+    done = [_line(before, "kept") for before in filter(None, there)]
     new = [job for job, before in zip(jobs, there, strict=True) if not before]
     keep = partial(record.write_record, folder=out)
     _work(new, out, keep, minutes, device, done, strict=True)

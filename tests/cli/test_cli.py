@@ -46,7 +46,7 @@ def test_run_does_every_combination_once(tmp_path):
     assert table["noise_rate"].tolist() == [0.2, 0.2, 0.4, 0.4]
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     again = invoke(*asked)
-    assert again.output.count("already there") == 4
+    assert again.output.count("kept") == 4
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 
@@ -55,7 +55,7 @@ def test_a_record_of_another_run_is_not_taken_for_this_one(tmp_path):
     run = ("run", "--dataset", "digits", "--out", tmp_path, *asked)
     smoke, mnist = ("--scale", "smoke", "--recipe", "cifar10"), ("--recipe", "mnist")
     assert invoke(*run, *smoke).exit_code == 0
-    assert "already there" in invoke(*run, *smoke).output
+    assert "kept" in invoke(*run, *smoke).output
     for other, says in (
         (("--scale", "smoke", *mnist), "terms was"),
         (("--scale", "laptop", "--recipe", "cifar10"), "scale was smoke, is laptop"),
