@@ -127,7 +127,7 @@ def test_noise_that_looks_at_images():
 def test_fixed_labels_are_found_by_name(monkeypatch):
     given = torch.arange(90) % 10
     monkeypatch.setattr("epsbook.data.wrappers.given_labels", lambda name: given)
-    monkeypatch.setattr(NoiseSpec, "_check_fixed", lambda self, x, k: x.numpy())
+    monkeypatch.setattr(NoiseSpec, "_check_fixed", lambda self, true, x, k: x.numpy())
     spec = NoiseSpec.fixed("cifar10n-worse")
     assert (noisy(Plain([1] * 90), spec).given == given.numpy()).all()
 
