@@ -444,6 +444,46 @@ def flat_is_tolerant(mutant=False, drop=""):
 
 @check(
     "Corollary 4.7",
+    "symmetric noise hides at most eta delta / (K - 1 - eta K) of clean risk",
+    "half of that",
+    "the noise is symmetric (pair noise)",
+)
+def what_noise_can_hide(mutant=False, drop=""):
+    wrong = total = ratio = 0
+    for k, eta in ((2, 0.3), (3, 0.3), (10, 0.6)):
+        spec = NoiseSpec.pair(eta) if drop else NoiseSpec.symmetric(eta)
+        T = spec.transition(k)
+        for loss in (CELoss(), squared):
+            one, two = answers(N, 1, k, seed=1), answers(N, 1, k, seed=2)
+            table, other = loss_table(loss, one), loss_table(loss, two)
+            least = (table.sum(-1) < other.sum(-1))[..., None]
+            table = torch.where(least, table, other)
+            other = torch.where(least, other, loss_table(loss, one))
+            delta = (table - other).sum(-1).abs()
+            bound = eta * delta / (k - 1 - eta * k)
+            # Weight moves to where `table` loses most, until both look alike.
+            d = table - other
+            low, high = d.min(-1).values, d.max(-1).values
+            a = ((bound - low) / (high - low).clamp_min(TINY)).clamp(0, 1 - 1e-9)
+            a[::2] = torch.rand(a[::2].shape, generator=generator(3)).double()
+            ends = (
+                torch.nn.functional.one_hot(x, k) for x in (d.argmax(-1), d.argmin(-1))
+            )
+            first, last = (x.double() for x in ends)
+            q = a[..., None] * first + (1 - a[..., None]) * last
+            clean = (q * d).sum(-1)
+            noisy = ((q @ torch.as_tensor(T)) * d).sum(-1)
+            fooled = noisy <= 1e-12
+            claimed = bound * (0.5 if mutant else 1)
+            wrong += (fooled & (clean > claimed + TINY)).sum()
+            total += N
+            tight = (clean / bound.clamp_min(1e-6))[fooled & (bound > 1e-3)]
+            ratio = max(ratio, tight.max()) if len(tight) else ratio
+    return wrong, total, None if drop or mutant else ratio
+
+
+@check(
+    "Corollary 4.8",
     "at a uniform posterior a symmetric loss has one risk",
     "C for C/K",
     "the loss is symmetric (cross-entropy)",
@@ -461,7 +501,7 @@ def not_proper(mutant=False, drop=""):
 
 
 @check(
-    "Proposition 4.8",
+    "Proposition 4.9",
     "the time to even odds under CE and MAE",
     "K for K - 2 in the time of MAE",
     "all logits start equal",

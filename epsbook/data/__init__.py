@@ -17,6 +17,7 @@ import numpy as np
 from . import files, folders, images, patch_file
 from .given import cifar10h, given_labels, label_file
 from .made import Dataset, digits, prototypes
+from .wrappers import IndexedDataset, NoisyDataset
 from ..noise.draw import apportion, deal, raw_keys
 from ..noise.labels import as_labels, like
 from ..noise.transition import fixed_labels
@@ -25,11 +26,19 @@ if TYPE_CHECKING:
     from epsbook.noise.labels import SameKind
 
 # %% auto #0
-__all__ = ['DATASETS', 'load', 'Row', 'listing', 'verify', 'get', 'holdout', 'Dataset', 'cifar10h', 'digits', 'given_labels',
-           'prototypes']
+__all__ = ['DATASETS', 'load', 'Row', 'listing', 'verify', 'get', 'holdout', 'Dataset', 'IndexedDataset', 'NoisyDataset',
+           'cifar10h', 'digits', 'given_labels', 'prototypes']
 
 # %% ../../nbs/15_data.ipynb #66b48b71
-_all_ = ["Dataset", "cifar10h", "digits", "given_labels", "prototypes"]
+_all_ = [
+    "Dataset",
+    "IndexedDataset",
+    "NoisyDataset",
+    "cifar10h",
+    "digits",
+    "given_labels",
+    "prototypes",
+]
 
 # %% ../../nbs/15_data.ipynb #dee5d1e3
 #: Data sets by name: functions without arguments that return a `Dataset`.

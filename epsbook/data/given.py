@@ -16,7 +16,7 @@ import torch
 
 from .files import data_folder, entry, fetch, refuse
 from .images import array_sha256
-from ..noise.labels import label_sha256
+from ..noise.labels import label_sha256, realized_rate
 from ..noise.transition import fixed_labels
 
 if TYPE_CHECKING:
@@ -153,15 +153,22 @@ def given_labels(name: str) -> Int64[Tensor, " n"]:
     return torch.from_numpy(labels.astype(np.int64))
 
 # %% ../../nbs/library/data/given.ipynb #77171cbb
-def cifar10h() -> Int64[Tensor, "10000 10"]:
+def cifar10h(
+    test_labels: Int64[Tensor, " 10000"] | None = None,
+) -> Int64[Tensor, "10000 10"]:
     """Votes of some fifty people on each CIFAR-10 test image.
+
+    Args:
+        test_labels: labels of the images that the votes are held against; if
+            given, the votes must belong to them.
 
     Returns:
         How many chose each class: int64, shape (10000, 10), in torchvision's
         order of the test images.
 
     Raises:
-        As `given_labels`.
+        As `given_labels`; and ValueError for labels of images in another
+        order.
 
     Source: Peterson et al., "Human Uncertainty Makes Classification More
     Robust", ICCV 2019.
@@ -170,4 +177,13 @@ def cifar10h() -> Int64[Tensor, "10000 10"]:
     votes = _found("cifar10h", None, path, "counts").astype(np.int64)
     if array_sha256(votes) != entry("cifar10h")["votes"]:
         refuse(path, "other votes", "cifar10h")
+    if test_labels is not None:
+        known = entry("cifar10h")["differ"]
+        rate = realized_rate(test_labels, votes.argmax(1))
+        if (differ := round(rate * len(votes))) != known:
+            raise ValueError(
+                f"the votes give {known} test images another label, but "
+                f"{differ} of these: test_labels must be in torchvision's "
+                "order, as of epsbook.data.load('cifar10')"
+            )
     return torch.from_numpy(votes)

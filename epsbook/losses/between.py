@@ -39,8 +39,9 @@ class FocalLoss(CurveLoss):
 
     Args:
         gamma: exponent, >= 0; 0 is cross-entropy.
-        detach_factor: differentiate as if the factor were a constant, as
-            several codes for noisy labels do.
+        detach_factor: differentiate as if the factor were a constant. All
+            published numbers for noisy labels do, and so do the recipes; the
+            default is the true gradient.
 
     Source: Lin et al., "Focal loss for dense object detection", ICCV 2017.
     """
@@ -105,8 +106,7 @@ class GCELoss(CurveLoss):
 
     Args:
         q: in [0, 1]; 0 is cross-entropy (the limit), 1 is half of MAE.
-        tau: floor of p_y, in [0, 0.5]; some released codes have 1e-8. Below
-            it there is no gradient.
+        tau: floor of p_y, in [0, 0.5], no gradient below; 1e-8 in some codes.
 
     Source: Zhang and Sabuncu, "Generalized cross entropy loss for training
     deep neural networks with noisy labels", NeurIPS 2018.
@@ -115,10 +115,11 @@ class GCELoss(CurveLoss):
     uses_top = False
     ranges: ClassVar = {"q": "[0, 1]", "tau": "[0, 0.5]"}
     properties = Properties(
-        symmetric="if $q = 1$",
-        asymmetric="if $q = 1$",
-        bounded="$1/q$ if $q > 0$",
-        all_k="if $q < 1$",
+        symmetric=r"if $q = 1$ and $\tau = 0$",
+        asymmetric=r"if $q = 1$, or $q > 0$ and $r \tau^q \ge"
+        r" (1 + r^{1/(1 - q)})^{1 - q} - 1$; $q = 0$ is clipped CE",
+        bounded=r"$(1 - \tau^q)/q$ if $q > 0$ or $\tau > 0$",
+        all_k=r"if $q < 1$ and $\tau = 0$",
     )
 
     def __init__(

@@ -8,17 +8,15 @@ from __future__ import annotations
 import inspect
 import re
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .base import Loss
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pandas as pd
-
 # %% auto #0
-__all__ = ['loss_classes', 'catalogue']
+__all__ = ['loss_classes', 'Entry', 'catalogue']
 
 # %% ../../nbs/library/losses/catalog.ipynb #f846ae89
 _FAMILIES = (
@@ -62,24 +60,34 @@ def _parameters(kind: type[Loss]) -> Iterator[str]:
                 yield "transition, a row-stochastic matrix"
 
 # %% ../../nbs/library/losses/catalog.ipynb #e914b76a
-def catalogue() -> pd.DataFrame:
-    """One row per loss: what it is, what it takes, what it claims.
+class Entry(NamedTuple):
+    """What a loss is, what it takes, and what it claims.
 
-    Columns: loss, formula (TeX), paper, parameters (with ranges), and the
-    claims symmetric, asymmetric, bounded and all_k: "yes", "no", "open" or a
-    condition. r is the probability of the second label over that of the
-    first; q are the label probabilities.
+    The formula is TeX; the parameters come with their ranges. A claim is
+    "yes", "no", "open" or a condition, in which r is the probability of the
+    second label over that of the first and q are the label probabilities.
     """
-    import pandas as pd
 
-    rows = [
-        {
-            "loss": name,
-            "formula": _formula(kind),
-            "paper": _paper(kind),
-            "parameters": "; ".join(_parameters(kind)),
+    loss: str
+    formula: str
+    paper: str
+    parameters: str
+    symmetric: str
+    asymmetric: str
+    bounded: str
+    all_k: str
+
+
+def catalogue() -> dict[str, Entry]:
+    """Every loss by its name: `catalogue()["GCELoss"].bounded`.
+
+    As a table: ``pandas.DataFrame(catalogue().values())``.
+    """
+    return {
+        name: Entry(
+            *(name, _formula(kind), _paper(kind)),
+            "; ".join(_parameters(kind)),
             **kind.properties._asdict(),
-        }
+        )
         for name, kind in loss_classes().items()
-    ]
-    return pd.DataFrame(rows)
+    }

@@ -67,8 +67,8 @@ class ForwardLoss(_Corrected):
     """
 
     properties = Properties(
-        symmetric="no",
-        asymmetric="no",
+        symmetric="if all rows of $T$ are equal",
+        asymmetric=r"if all $\sum_y q_y T_{iy}/T_{ty} \le 1$, where $t$ leads",
         bounded=r"$-\log \min T$ if all $T_{ij} > 0$",
         all_k="of the clean labels, if $T$ is right and invertible",
     )

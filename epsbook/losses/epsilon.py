@@ -69,8 +69,7 @@ class EpsCELoss(CurveLoss):
 
     Args:
         m: amount added to the largest probability, >= 0.
-        tau: floor of f_y, in [0, 0.5]; 1e-8 in the published results. With
-            m = 0 and tau = 0 this is cross-entropy.
+        tau: floor of f_y, in [0, 0.5]; 1e-8 as published. m = tau = 0 is CE.
 
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
@@ -78,9 +77,10 @@ class EpsCELoss(CurveLoss):
     ranges: ClassVar = {"m": "[0, inf)", "tau": "[0, 0.5]"}
     properties = Properties(
         symmetric="no",
-        asymmetric="no",
+        asymmetric=r"if $x (1 - \frac{x}{m + 1})^{1/r} \le \tau (m + 1)$ for"
+        r" all $x \le \frac12$, as if $\tau (m + 1) \ge \frac12$",
         bounded=r"$-\log \tau$ if $\tau > 0$",
-        all_k=r"if $q_t$ leads by more than $m/(m + 1)$",
+        all_k=r"if $\tau = 0$ and $q_t$ leads by more than $m/(m + 1)$",
     )
 
     def __init__(self, *, m: float, tau: float = 1e-8, **options: Any) -> None:
@@ -107,7 +107,7 @@ class EpsFocalLoss(EpsCELoss):
     Args:
         m, tau: as in `EpsCELoss`.
         gamma: exponent of the focal factor, >= 0; 0 is `EpsCELoss`.
-        detach_factor: differentiate as if the factor were a constant.
+        detach_factor: take the factor as a constant, as published numbers do.
 
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
@@ -117,7 +117,8 @@ class EpsFocalLoss(EpsCELoss):
         "detach_factor": SWITCH,
     }
     properties = EpsCELoss.properties._replace(
-        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$", all_k="open"
+        asymmetric=r"if $\tau (m + 1) \ge \frac12$", all_k="open",
+        bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
     )
 
     def __init__(

@@ -143,7 +143,8 @@ class LogitClipLoss(_Changed):
 
         Logits of length above 1/delta are brought to length delta, which
         shrinks them too far for delta < 1 and *stretches* them for delta > 1.
-        The two agree for delta = 1 only.
+        The two agree for delta = 1 only. No logits are longer than
+        max(delta, 1/delta), which is the `max_norm` of the result.
         """
         return _Released(delta=delta, **options)
 
@@ -161,9 +162,9 @@ class _Released(LogitClipLoss):
     "`LogitClipLoss.as_released`."
 
     def __init__(self, *, delta: float, **options: Any) -> None:
-        self_delta = check_number("delta", delta, "(0, inf)")
-        super().__init__(max_norm=self_delta, **options)
-        self.delta = self_delta
+        delta = check_number("delta", delta, "(0, inf)")
+        super().__init__(max_norm=max(delta, 1 / delta), **options)
+        self.delta = delta
 
     def _change(self, logits: Tensor) -> Tensor:
         norm = _norm(logits)

@@ -56,8 +56,8 @@ class NFLLoss(_Share):
 
     Args:
         gamma, detach_factor: as in `FocalLoss`; gamma at most 100, where the
-            parts begin to underflow. The released codes detach every factor,
-            those of the sum too.
+            parts begin to underflow. Published numbers, and the recipes,
+            detach every factor, those of the sum too; the default does not.
 
     Source: Ma et al., "Normalized loss functions for deep learning with noisy
     labels", ICML 2020.
@@ -108,7 +108,8 @@ class NNCELoss(_Lack):
     :math:`A_k = \log \max(p_k, \tau) - \log \tau`.
 
     Args:
-        tau: floor of the probabilities, in (0, 1/(2K)].
+        tau: floor of the probabilities, in (0, 1/(2K)]; 1e-7 in the authors'
+            code, 1e-8 in that of Wang et al. 2024, from which the recipes are.
 
     Source: Ye et al., "Active negative loss functions for learning with noisy
     labels", NeurIPS 2023.
@@ -133,8 +134,8 @@ class NNFLLoss(_Lack):
     :math:`A_k = \max(F(\tau) - F(p_k), 0)`, F the focal loss.
 
     Args:
-        gamma, detach_factor: as in `FocalLoss`.
-        tau: floor of the probabilities, in (0, 1/(2K)].
+        gamma, detach_factor: as in `FocalLoss`; published numbers detach.
+        tau: as in `NNCELoss`.
 
     Source: Ye et al., "Active negative loss functions for learning with noisy
     labels", NeurIPS 2023.

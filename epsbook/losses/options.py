@@ -46,6 +46,8 @@ def check_parameter(name: str, value: Any, allowed: str) -> Any:
 class Properties(NamedTuple):
     """What a loss claims; "yes", "no", "open" or the condition, in words.
 
+    Of three classes or more; for two, more may hold.
+
     Args:
         symmetric: the losses of all labels add up to a constant.
         asymmetric: where one label leads, with every other at most r times

@@ -55,6 +55,7 @@ class Recipe(NamedTuple):
     by: str
     source: str
     terms: list[dict]
+    note: str = ""  # in what it differs from what else has the name
 
 
 @functools.cache
@@ -78,6 +79,7 @@ def _rows(entries: Iterable[dict]) -> Iterable[Recipe]:
                 by,
                 entry["source"],
                 entry["terms"],
+                entry.get("note", ""),
             )
 
 # %% ../../nbs/library/losses/recipes.ipynb #f0809ba2
@@ -116,7 +118,9 @@ def recipe(
         method: such as "ce_eps+mae"; `known_recipes` lists all.
         dataset: such as "cifar10".
         noise: "symmetric", "asymmetric", "instance" or "human"; clean labels
-            are symmetric noise of rate 0.
+            are symmetric noise of rate 0. Published numbers for "asymmetric"
+            were measured on what `epsbook.runs.named` calls "in_place"
+            (CIFAR-10) and "blocks" (CIFAR-100).
         rate: noise rate; may be left out where it does not matter.
         by: "paper" or "code" where they differ; None is the paper, or the
             code where the paper is silent.

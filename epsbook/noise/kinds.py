@@ -75,7 +75,8 @@ class _ByClass(_Alike):
         """Each source class given as its target at `rate`, others untouched.
 
         `rate` is the share of wrong labels only if every class is a source;
-        `mapping` is target by source, such as `CIFAR10_MAP`.
+        `mapping` is target by source, such as `CIFAR10_MAP`. This is what
+        papers write; codes that flip in place draw `in_place_transition`.
         """
         return cls("asymmetric", rate=rate, mapping=mapping, draw=draw)
 
@@ -121,14 +122,26 @@ class _BySample(_ByClass):
         """Labels given once, such as "cifar10n-worse": see `fixed_labels`."""
         return cls("fixed", name=name)
 
-    def _check_fixed(self, given: Labels, num_classes: int) -> np.ndarray:
-        wanted, found = fixed_labels()[self.name]["sha256"], label_sha256(given)
-        if found != wanted:
+    def _check_fixed(self, true: Vector, given: Labels, k: int) -> Vector:
+        known, found = fixed_labels()[self.name], label_sha256(given)
+        if found != known["sha256"]:
             raise ValueError(
                 f"given is not {self.name!r}: its SHA-256 is {found[:8]}…, not "
-                f"{wanted[:8]}…; are the labels in torchvision's order?"
+                f"{known['sha256'][:8]}…: read it with "
+                f"epsbook.data.given_labels({self.name!r})"
             )
-        return as_labels(given, num_classes)
+        if k != known["classes"]:
+            raise ValueError(f"num_classes must be {known['classes']}, got {k}")
+        differ = round(realized_rate(true, given) * len(true))
+        if differ != known["wrong"]:
+            owner, share = self.name.split("-")[0], 100 / len(true)
+            raise ValueError(
+                f"{known['wrong'] * share:g} % of the labels {self.name!r} "
+                f"are wrong, but {differ * share:g} % differ from true: true "
+                "must be in torchvision's order, as of "
+                f"epsbook.data.load({owner.removesuffix('n')!r})"
+            )
+        return as_labels(given, k)
 
 # %% ../../nbs/library/noise/kinds.ipynb #64cf73d2
 class NoiseKinds(_BySample):
@@ -183,8 +196,7 @@ def draw_labels(
     if spec.kind == "clean":
         return true
     if spec.kind == "fixed":
-        realized_rate(true, given)  # refuses labels of other samples
-        return spec._check_fixed(given, k)
+        return spec._check_fixed(true, given, k)
     if spec.kind == "instance":
         rows = instance_rows(features, true, k, spec.rate, spec.spread, seed)
         return draw_rows(rows, true, spec.draw, seed)

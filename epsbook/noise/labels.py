@@ -75,8 +75,11 @@ def as_labels(labels: Labels, num_classes: int | None = None) -> Vector:
         TypeError: no array or tensor, or not of integers.
         ValueError: another shape, or a label out of range.
     """
-    known = isinstance(labels, np.ndarray | torch.Tensor)
-    if not known or isinstance(labels, np.ma.MaskedArray):
+    if isinstance(labels, np.ma.MaskedArray):
+        raise TypeError(
+            "labels must not be masked: leave out the samples that have none"
+        )
+    if not isinstance(labels, np.ndarray | torch.Tensor):
         kind = type(labels).__name__
         raise TypeError(
             f"labels must be an array or a tensor, got {kind}: "

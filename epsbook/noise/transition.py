@@ -61,20 +61,47 @@ def _square(matrix: Any) -> np.ndarray:
     return array.astype(np.float64)
 
 
+def _off(array: np.ndarray) -> np.ndarray:
+    "How far the sum of each row is from 1."
+    return np.array([abs(math.fsum(row) - 1) for row in array.tolist()])
+
+# %% ../../nbs/library/noise/transition.ipynb #229962af
+def _fault(array: np.ndarray) -> str:
+    "Why this is no T, with the first row that is wrong; empty if it is one."
+    off = _off(array)
+    bad = ~np.isfinite(array).all(1) | (array < 0).any(1) | ~(off <= 1e-6)
+    if not bad.any():
+        return ""
+    i = int(bad.argmax())
+    row = array[i]
+    if np.isnan(row).all():
+        return (
+            f"transition row {i} is NaN, as of a class without samples: leave "
+            "that class out, or say what its labels become"
+        )
+    if not np.isfinite(row).all():
+        wrong = row[~np.isfinite(row)][0]
+        return f"transition must be finite, got {wrong} in row {i}"
+    if row.min() < 0:
+        return f"transition must not be negative, got {row.min():g} in row {i}"
+    found = f"{math.fsum(row):.9g} in row {i}"
+    if _off(array.T).max() <= min(0.01, max(1e-6, off.max() / 10)):
+        return (
+            f"transition has columns that sum to 1, not rows (got {found}): "
+            "T[i, j] is P(given j | true i), so use T.T"
+        )
+    return (
+        f"transition rows must sum to 1, got {found}: T[i, j] is P(given j | "
+        "true i), a row for each true class, to six digits"
+    )
+
+
 def check_matrix(matrix: Any) -> tuple[tuple[float, ...], ...]:
     "Rows of a row-stochastic K x K matrix, K >= 2; else an error."
-    rows = tuple(map(tuple, _square(matrix).tolist()))
-    for i, row in enumerate(rows):
-        if min(row) < 0:
-            found = f"{min(row):g} in row {i}"
-            raise ValueError(f"transition must not be negative, got {found}")
-        if not abs(math.fsum(row) - 1) <= 1e-6:
-            found = f"{math.fsum(row):.9g} in row {i}"
-            raise ValueError(
-                f"transition rows must sum to 1, got {found}: "
-                "use T / T.sum(1, keepdims=True)"
-            )
-    return rows
+    array = _square(matrix)
+    if why := _fault(array):
+        raise ValueError(why)
+    return tuple(map(tuple, array.tolist()))
 
 # %% ../../nbs/library/noise/transition.ipynb #97d6ab0f
 def check_inclusive(inclusive: Any) -> bool:

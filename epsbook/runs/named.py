@@ -59,7 +59,11 @@ def named_noise(noise_text: str, dataset: str) -> NoiseSpec:
     """The noise called `noise_text`, such as "symmetric:0.8" or "clean".
 
     Args:
-        noise_text: a name of the table above, with its rate after a colon.
+        noise_text: "clean", a name of labels such as "cifar10n-worse", or one
+            of symmetric, inclusive, pair, asymmetric, in_place, blocks and
+            instance with a rate, as in "symmetric:0.8". "asymmetric" is what
+            papers write; "in_place" (CIFAR-10) and "blocks" (CIFAR-100) are
+            what released codes draw under that name, and their numbers with it.
         dataset: decides what "asymmetric" maps to what.
 
     Raises:

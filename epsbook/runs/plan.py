@@ -65,6 +65,19 @@ def _recipe(
             raise
         return found
 
+
+def _elsewhere(method: str, dataset: str, spec: NoiseSpec) -> str:
+    "What to do if there is no recipe: another data set's that fits, if any."
+    names, fit = {r.dataset for r in known_recipes() if r.method == method}, []
+    for name in sorted(names):
+        try:
+            _recipe(method, dataset, spec, name)
+        except ValueError:
+            continue
+        fit.append(name)
+    hint = "; recipe_of (--recipe) takes another data set's: "
+    return hint + ", ".join(fit) if fit else ""
+
 # %% ../../nbs/library/runs/plan.ipynb #d8318312
 def _is_exact(r: Recipe, dataset: str, spec: NoiseSpec) -> bool:
     "Whether the recipe was published for this noise on these images."
@@ -111,10 +124,8 @@ class _Names:
             found = _recipe(*asked, self.recipe_of)
         except ValueError as error:
             asked = f"{self.method} for {self.dataset} with {self.noise}"
-            message = f"{asked}: {error}"
-            if not self.recipe_of:
-                message += "; recipe_of (--recipe) names another data set's"
-            raise ValueError(message) from None
+            more = _elsewhere(self.method, self.dataset, self.spec)
+            raise ValueError(f"{asked}: {error}{more}") from None
         self.terms = found.terms
         self.recipe = _about(found, self.dataset, self.spec)
 

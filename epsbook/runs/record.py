@@ -115,6 +115,14 @@ def read_lines(file: str | Path) -> list[dict]:
         found.append(_parsed(line, f"{path}, line {number},"))
     return found
 
+# %% ../../nbs/library/runs/record.ipynb #6348bfd0
+def _came_with() -> Path:
+    "The records of the book: installed with it, or in a plain checkout."
+    try:
+        return files("epsbook.results")
+    except ModuleNotFoundError:  # only an installed package holds them
+        return files("epsbook").joinpath("../results")
+
 # %% ../../nbs/library/runs/record.ipynb #d56ef46c
 def _matching(file: Path, pattern: str) -> list[dict]:
     "Records in `file` whose name matches."
@@ -136,7 +144,7 @@ def read_records(
     Raises:
         FileNotFoundError: there are none; says how to make them.
     """
-    where = files("epsbook.results") if folder is None else Path(folder)
+    where = _came_with() if folder is None else Path(folder)
     held = sorted(where.iterdir()) if where.is_dir() else []
     found = [r for file in held for r in _matching(file, f"{name}-*-seed*")]
     found = [r for r in found if at in (None, r["scale"])]
@@ -193,5 +201,5 @@ def measured(name: str) -> list[dict]:
     Raises:
         FileNotFoundError: there is none.
     """
-    file = files("epsbook.results").joinpath(f"{name}.json")
+    file = _came_with().joinpath(f"{name}.json")
     return json.loads(file.read_text("utf-8"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "_ext"))
-import epsbook_pages as pages  # noqa: E402
-from epsbook_idea import idea  # noqa: E402
+import epsbook_pages as pages
+from epsbook_idea import idea
 
 LOSS = '''class PowerLoss(CurveLoss):
     """One minus a power of the probability.

@@ -201,7 +201,7 @@ def test_help_has_an_example(command):
         (["run", "--dataset", "x", "--noise", "clean", "--loss", "ce"], "no data set"),
         (
             ["run", "--dataset", "digits", "--noise", "clean", "--loss", "gce"],
-            "recipe_of (--recipe) names another",
+            "recipe_of (--recipe) takes another",
         ),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "cuda"], "no GPU was"),
         ([*RUN, "--noise", "clean", "--loss", "ce", "--device", "foo"], "cpu or cuda"),

@@ -458,6 +458,12 @@ def test_votes(folder, monkeypatch):
     items["cifar10h"]["votes"] = array_sha256(votes)
     monkeypatch.setattr(files, "registry", lambda: items)
     assert cifar10h().dtype == torch.int64 and cifar10h().tolist() == votes.tolist()
+    items["cifar10h"]["differ"] = 1
+    assert cifar10h(torch.tensor([9, 3])).tolist() == votes.tolist()
+    with pytest.raises(ValueError, match=r"1 test images .* but 2 of these: test"):
+        cifar10h(torch.tensor([3, 3]))
+    with pytest.raises(ValueError, match="equally long"):
+        cifar10h(torch.tensor([9, 3, 0]))
 
 
 # What is here ----------------------------------------------------------------
@@ -535,6 +541,8 @@ def test_real_labels_belong_to_the_images(name):
         true = archive["train_labels"]
     given = NoiseSpec.fixed(name).corrupt(true, 10, 0, given=given_labels(name))
     assert (given != true).sum() == fixed_labels()[name]["wrong"]
+    with pytest.raises(ValueError, match="true must be in torchvision's order"):
+        NoiseSpec.fixed(name).corrupt(np.sort(true), 10, 0, given=given)
 
 
 def test_real_votes_belong_to_the_images():
@@ -542,6 +550,8 @@ def test_real_votes_belong_to_the_images():
     real("cifar10")
     with np.load(image_files("cifar10")[0]) as archive:
         true = torch.from_numpy(archive["test_labels"])
-    votes = cifar10h()
+    votes = cifar10h(true)
     assert votes.shape == (10_000, 10) and votes.sum() == 511_000
+    with pytest.raises(ValueError, match="79 test images another label, but 9002"):
+        cifar10h(true.roll(1))
     assert (votes.argmax(1) == true).float().mean() > 0.99

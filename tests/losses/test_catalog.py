@@ -2,6 +2,7 @@
 
 import math
 
+import pandas
 import pytest
 import torch
 
@@ -115,6 +116,7 @@ SYMMETRIC = [
     (ClippedCELoss(max_loss=2), False),
     (GCELoss(q=0.7), False),
     (GCELoss(q=1), True),
+    (GCELoss(q=1, tau=0.1), False),
     (RCELoss(), True),
     (SCELoss(a=0.1, b=1), False),
     (SCELoss(a=0, b=1), True),
@@ -134,9 +136,11 @@ SYMMETRIC = [
     (AllDraws(), False),
     (GLSLoss(r=-1), False),
     (ForwardLoss(transition=T), False),
+    (ForwardLoss(transition=T[[2, 2, 2]]), True),
     (BackwardLoss(transition=T), False),
     (NoiseAdaptationLoss(noise_rate=0.3, inclusive=True), False),
     (BootstrapLoss(beta=0.8), False),
+    (BootstrapLoss(beta=0), False),
     (elr(), False),
 ]
 
@@ -158,6 +162,8 @@ BOUNDED = [
     (ClippedCELoss(max_loss=2), 2),
     (GCELoss(q=0.7), 1 / 0.7),
     (GCELoss(q=0), None),
+    (GCELoss(q=0.7, tau=0.01), (1 - 0.01**0.7) / 0.7),
+    (GCELoss(q=0, tau=0.01), math.log(100)),
     (RCELoss(), LOG),
     (SCELoss(a=0.1, b=1), None),
     (SCELoss(a=0, b=2), 2 * LOG),
@@ -174,6 +180,10 @@ BOUNDED = [
     (EpsFocalLoss(m=10, tau=0), None),
     (LDRLoss(), math.log((math.exp(3.1) + math.exp(0.1) + 1) / K)),
     (LogitClipLoss(max_norm=1), math.log(1 + 2 * math.exp(math.sqrt(1.5)))),
+    *(
+        (LogitClipLoss.as_released(delta=d), math.log(1 + 2 * math.exp(6**0.5)))
+        for d in (0.5, 2)
+    ),
     (AllDraws(), None),
     (GLSLoss(r=0.1), None),
     (ForwardLoss(transition=T), -math.log(0.1)),
@@ -183,6 +193,9 @@ BOUNDED = [
     (NoiseAdaptationLoss(noise_rate=0, inclusive=True), None),
     (PeerLoss(), None),
     (BootstrapLoss(beta=0.8), None),
+    (BootstrapLoss(beta=0.1, hard=True), None),
+    (BootstrapLoss(beta=0), math.log(K)),
+    (BootstrapLoss(beta=0, hard=True), math.log(K)),
     (elr(), None),
 ]
 
@@ -191,6 +204,8 @@ def hardest(loss):
     "The largest loss over very sure answers of every direction, and two more."
     corners = torch.cartesian_prod(*[torch.tensor([-2.0, -1, 0, 1, 2])] * K).double()
     logits = torch.cat([s * corners for s in (1e-3, 1, 30, 1e3, 1e4)])
+    short = corners[corners.any(1)]  # as long as the longest released clip keeps
+    logits = torch.cat([logits, 1.9999 * short / short.norm(dim=1, keepdim=True)])
     if isinstance(loss, PeerLoss):
         return loss.per_sample(logits, logits.argmin(1)).max().item()
     return each(loss, logits).max().item()
@@ -237,7 +252,10 @@ ASYMMETRIC = [
     (ClippedCELoss(max_loss=0.98 * clipped(0.5)), True),
     (ClippedCELoss(max_loss=1.1 * clipped(0.5)), False),
     (GCELoss(q=0.7), False),
+    (GCELoss(q=0.5, tau=0.05), False),
+    (GCELoss(q=0.5, tau=0.06), True),  # (1.25 ** 0.5 - 1) / 0.5 = 0.0557 ** 0.5
     (GCELoss(q=1), True),
+    (GCELoss(q=1, tau=0.3), True),
     (RCELoss(), True),
     (SCELoss(a=1, b=1), False),
     (SCELoss(a=0, b=1), True),
@@ -254,11 +272,20 @@ ASYMMETRIC = [
     (AELLoss(a=1.6), True),  # e ** (1 / 1.6) = 1.87
     (AELLoss(a=1.2), False),  # e ** (1 / 1.2) = 2.3
     (EpsCELoss(m=1e3), False),
+    (EpsCELoss(m=1e3, tau=0.45 / 1001), False),
+    (EpsCELoss(m=1e3, tau=0.5 / 1001), True),
+    (EpsCELoss(m=0, tau=0.14), False),  # 0.5 / 1.5 ** 3 = 0.148
+    (EpsCELoss(m=0, tau=0.16), True),
     (EpsFocalLoss(m=1e3), False),
+    (EpsFocalLoss(m=1e3, tau=0.5 / 1001), True),
     (AllDraws(), False),
     (GLSLoss(r=0.1), False),
     (ForwardLoss(transition=T), False),
+    (ForwardLoss(transition=0.22 * torch.eye(K).double() + 0.26), True),
     (BackwardLoss(transition=T), False),
+    (BootstrapLoss(beta=0.3), False),
+    (BootstrapLoss(beta=0.3, hard=True), False),
+    (elr(), False),
     (NoiseAdaptationLoss(noise_rate=0.78, inclusive=True), True),
     (NoiseAdaptationLoss(noise_rate=0.7, inclusive=True), False),
     (LDRLoss(), False),
@@ -309,6 +336,60 @@ def test_sure_answers_have_conditions_at_the_right_place():
                     assert best_is_sure(loss, posterior(r)) == (ratio * r <= 1)
 
 
+def eps_ratio(m, tau):
+    "Condition of clamped CE of the ε-softmax, as a ratio to 1 at many r."
+    x = torch.linspace(1e-3, 0.5, 500).double()
+    return lambda r: (x * (1 - x / (m + 1)) ** (1 / r)).max() / (tau * (m + 1))
+
+
+def gce_ratio(q, tau):
+    return lambda r: ((1 + r ** (1 / (1 - q))) ** (1 - q) - 1) / (r * tau**q)
+
+
+@pytest.mark.parametrize(
+    "loss, ratio",
+    [
+        (loss, ratio)
+        for tau in (0.02, 0.1, 0.2, 0.3, 0.45)
+        for loss, ratio in [
+            *((GCELoss(q=q, tau=tau), gce_ratio(q, tau)) for q in (0.2, 0.5, 0.8)),
+            *(
+                (EpsCELoss(m=m, tau=tau / (m + 1)), eps_ratio(m, tau / (m + 1)))
+                for m in (0, 0.3, 2, 100)
+            ),
+        ]
+    ],
+    ids=lambda x: repr(x) if isinstance(x, torch.nn.Module) else "",
+)
+def test_floors_make_losses_asymmetric_where_they_say(loss, ratio):
+    for r in torch.linspace(0.05, 0.98, 15).tolist():
+        if abs(ratio(r) - 1) > 0.02:  # the grid sees that much
+            assert best_is_sure(loss, posterior(r)) == (ratio(r) <= 1), r
+
+
+@pytest.mark.parametrize("kind", [EpsCELoss, EpsFocalLoss])
+@pytest.mark.parametrize("m", [0, 1, 1e3, 1e5])
+def test_a_floor_of_one_half_makes_every_posterior_sure(kind, m):
+    q = random_distributions(40, K, generator=torch.Generator().manual_seed(1))
+    for row in q.sort(descending=True).values:
+        assert best_is_sure(kind(m=m, tau=0.5 / (m + 1)), row)
+    tied = torch.tensor([0.5, 0.4999, 0.0001]).double()
+    assert not best_is_sure(kind(m=1e3, tau=0.49 / 1001), tied)
+
+
+def test_forward_correction_is_asymmetric_where_it_says():
+    g, seen = torch.Generator().manual_seed(2), set()
+    for _ in range(200):
+        t = random_distributions(K, K, generator=g) + 0.3
+        t = t / t.sum(1, keepdim=True)
+        q = random_distributions(1, K, generator=g)[0].sort(descending=True).values
+        most = ((q * t / t[0]).sum(1))[1:].max().item()
+        if abs(most - 1) > 0.02:
+            seen.add(most < 1)
+            assert best_is_sure(ForwardLoss(transition=t), q) == (most < 1)
+    assert seen == {True, False}
+
+
 # ---- all-k: the best answer ranks as the labels do --------------------------
 
 
@@ -354,6 +435,7 @@ ALL_K = [
     (FocalLoss(gamma=2), True),
     (ClippedCELoss(max_loss=0.7), False),
     (GCELoss(q=0.3), True),
+    (GCELoss(q=0.3, tau=0.4), False),
     (GCELoss(q=1), False),
     (RCELoss(), False),
     (SCELoss(a=1, b=0.1), True),
@@ -365,11 +447,14 @@ ALL_K = [
     (AGCELoss(a=0.6, q=0.6), False),
     (AULLoss(a=5.5, q=3), False),
     (AELLoss(a=2.5), False),
-    (EpsCELoss(m=0.2), True),  # margin 0.35 > 1/6
-    (EpsCELoss(m=10), False),
+    (EpsCELoss(m=0.2, tau=0), True),  # margin 0.35 > 1/6
+    (EpsCELoss(m=0.2, tau=0.3), False),
+    (EpsCELoss(m=10, tau=0), False),
     (LDRLoss(lam=10), False),
     (LogitClipLoss(max_norm=0.5), True),
     (LogitClipLoss(max_norm=5), True),
+    (LogitClipLoss.as_released(delta=0.5), True),
+    (LogitClipLoss.as_released(delta=3), True),
     (AllDraws(), True),
     (GLSLoss(r=0.3), True),
     (GLSLoss(r=-0.2), True),
@@ -377,6 +462,10 @@ ALL_K = [
     (ForwardLoss(transition=T), True),
     (BackwardLoss(transition=T), True),
     (NoiseAdaptationLoss(noise_rate=0.3, inclusive=True), True),
+    (BootstrapLoss(beta=0.3), True),
+    (BootstrapLoss(beta=0.3, hard=True), True),
+    (BootstrapLoss(beta=0), False),
+    (elr(), False),
 ]
 
 
@@ -388,6 +477,23 @@ def test_all_k(loss, truth):
     elif isinstance(loss, NoiseAdaptationLoss):
         q = 0.7 * Q + 0.3 / K
     agrees(ranks(loss, q), loss, "all_k", truth)
+
+
+def test_negative_learning_on_average_is_strictly_proper():
+    for q in random_distributions(20, 4, generator=torch.Generator().manual_seed(0)):
+        q = 0.9 * q + 0.1 / 4
+        torch.testing.assert_close(best_answer(AllDraws(), q), q, atol=1e-4, rtol=0)
+
+
+def test_bootstrapping_swaps_no_two_labels():
+    "With hard votes the best answer is beta q + (1 - beta) e_t."
+    for q in random_distributions(10, K, generator=torch.Generator().manual_seed(3)):
+        q = (0.9 * q + 0.1 / K).sort(descending=True).values
+        want = 0.4 * q + 0.6 * torch.eye(K)[0]
+        found = best_answer(BootstrapLoss(beta=0.4, hard=True), q)
+        torch.testing.assert_close(found, want, atol=1e-5, rtol=0)
+        soft = best_answer(BootstrapLoss(beta=0.4), q)
+        assert (soft.diff() <= 1e-9).all()
 
 
 EXAMPLES = {
@@ -403,16 +509,17 @@ EXAMPLES = {
 
 def test_the_catalog_is_complete():
     table = catalogue()
-    assert list(table.columns) == [
+    assert set(table) == set(CLASSES) and len(table) == 27
+    for name, entry in table.items():
+        assert entry.loss == name and all(entry._replace(parameters="-"))
+    assert list(pandas.DataFrame(table.values())) == [
         *("loss", "formula", "paper", "parameters"),
         *("symmetric", "asymmetric", "bounded", "all_k"),
     ]
-    assert set(table["loss"]) == set(CLASSES) and len(table) == 27
-    assert (table.drop(columns="parameters").map(len) > 0).all().all()
 
 
 def test_every_parameter_is_in_the_catalog():
-    for row in catalogue().itertuples():
+    for row in catalogue().values():
         names = set(CLASSES[row.loss].ranges)
         if "correction" in CLASSES[row.loss].__module__:
             names |= {"transition"} - ({"transition"} if names else set())

@@ -830,3 +830,38 @@ def test_compiles_to_machine_code(monkeypatch):
     torch.testing.assert_close(got, want)
     (a,), (b,) = (torch.autograd.grad(v, logits) for v in (got, want))
     torch.testing.assert_close(a, b)
+
+
+# Beside what the authors run -------------------------------------------------
+
+
+def official_negative(logits, labels, draws):
+    "The authors' mean over all draws, times their number, over the samples."
+    s = (1 - logits.softmax(-1)).clamp(1e-5, 1).log().repeat(len(draws), 1)
+    nll = torch.nn.functional.nll_loss(s, draws.reshape(-1))
+    return nll * draws.numel() / len(labels)
+
+
+@pytest.mark.parametrize("n", [1, 7, 110])
+def test_negative_learning_times_its_draws_is_the_authors(n):
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(20, 10, generator=g).double()
+    y = torch.randint(10, (20,), generator=g)
+    seeded = torch.Generator().manual_seed(5)
+    ours = (n * losses.NLNLLoss(num_draws=n, generator=seeded))(h, y)
+    again = torch.Generator().manual_seed(5)
+    shift = torch.randint(1, 10, (n, 20, 1), generator=again)[..., 0]
+    torch.testing.assert_close(ours, official_negative(h, y, (y + shift) % 10))
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5])
+def test_negative_losses_have_the_authors_floor_as_an_option(gamma):
+    h = 5 * torch.randn(20, 10, generator=torch.Generator().manual_seed(1)).double()
+    y = torch.arange(20) % 10
+    log_p = h.log_softmax(1).clamp_min(math.log(1e-7))
+    lost = -((1 - log_p.exp()) ** gamma) * log_p
+    most = -((1 - 1e-7) ** gamma) * math.log(1e-7)
+    want = 1 - (most - lost[range(20), y]) / (10 * most - lost.sum(1))
+    found = losses.NNFLLoss(gamma=gamma, tau=1e-7)(h, y)
+    torch.testing.assert_close(found, want.mean())
+    assert (found - losses.NNFLLoss(gamma=gamma)(h, y)).abs() > 1e-6

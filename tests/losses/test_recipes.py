@@ -1,7 +1,13 @@
 """The file of published parameters: complete, consistent and buildable."""
 
+import copy
+import functools
 import inspect
 import itertools
+import json
+import tomllib
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +116,144 @@ def test_nothing_else_is_claimed():
     assert not any(r.by == "paper" for r in ALL if r.dataset == "mnist")
 
 
+# ---- every value, held to what the released code sets ------------------------
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+# config.py of the released code, read by a program: which call it makes for which
+# loss, data and noise; and what each call is in terms of our classes.
+RELEASED = json.loads((GOLDEN / "recipes.json").read_text())
+SPECS = {x["call"]: x["terms"] for x in json.loads((GOLDEN / "specs.json").read_text())}
+NAMED = {"ECEandMAE": "ce_eps+mae", "EFLandMAE": "fl_eps+mae", "CEandLC": "ce+lc"}
+ANY = "any rate"
+EVERY = RATES | {"instance": RATES["symmetric"]}
+
+
+def ours(name):
+    return NAMED.get(name, name.lower().replace("and", "+"))
+
+
+@functools.cache
+def released():
+    "Terms by method, data, noise and rate, as the released code has them."
+    found = {}
+    for dataset, table in RELEASED["tables"].items():
+        noises = ["real"] if dataset in REAL else ["symmetric", "asymmetric"]
+        noises += ["instance"] * dataset.startswith("cifar")
+        for (name, call), noise in itertools.product(table.items(), noises):
+            found[ours(name), dataset, noise, ANY] = SPECS[call]
+    for name, dataset, noise, rate, call in RELEASED["functions"]:
+        dataset += "n" if noise == "human" else ""
+        noise = noise.replace("dependent", "instance")
+        key = ANY if rate is None else rate
+        found[ours(name), dataset, noise, key] = SPECS[call]
+    return found
+
+
+# Where the paper prints something else (appendix D.1), or something more (D.2).
+PAPER = {
+    **{
+        ("gce", "cifar100", "symmetric", rate): [
+            {"loss": "GCELoss", "q": q, "tau": 1e-8}
+        ]
+        for rate, q in [(0, 0.5), (0.2, 0.5), (0.8, 0.9)]
+    },
+    **{
+        (method, "cifar100", noise, 0.6): [
+            {"loss": loss, "factor": 0.0125, "m": 1e4} | focal,
+            {"loss": "MAELoss"},
+        ]
+        for method, noise, loss, focal in [
+            ("ce_eps+mae", "symmetric", "EpsCELoss", {}),
+            ("ce_eps+mae", "instance", "EpsCELoss", {}),
+            (
+                *("fl_eps+mae", "symmetric", "EpsFocalLoss"),
+                {"gamma": 0.1, "detach_factor": True},
+            ),
+        ]
+    },
+    **{
+        ("ce_eps+mae", dataset, "human", ANY): SPECS[
+            "ECEandMAE(m=10000, alpha=0.5, beta=1)"
+        ]
+        for dataset in ("cifar10n", "cifar100n")
+    },
+}
+
+
+@functools.cache
+def text_of(terms, k):
+    terms = [t | {"factor": t.get("factor", 1)} for t in json.loads(terms)]
+    terms = [t | {"factor": 1 / k} if t["factor"] == "1/K" else t for t in terms]
+    return repr(build_loss([t for t in terms if t["factor"]]))
+
+
+def plain(terms, dataset):
+    "The loss of `terms` as text; what has the factor 0 is left out."
+    return text_of(json.dumps(terms), 100 if dataset.startswith("cifar100") else 10)
+
+
+def disagreements(rows):
+    "Recipes that are not as published, and published ones that are no recipe."
+    want, seen, wrong = released(), set(), []
+    for r in rows:
+        for rate in r.rates or EVERY.get(r.noise, (ANY,)):
+            key = r.method, r.dataset, r.noise
+            found = want.get((*key, rate), want.get((*key, ANY)))
+            if r.by == "paper":
+                found = PAPER.get((*key, rate), PAPER.get((*key, ANY), found))
+            seen.add((*key, rate, r.by))
+            if found is None or plain(r.terms, r.dataset) != plain(found, r.dataset):
+                wrong.append((*key, rate, r.by))
+    for key, by in [*((k, "code") for k in want), *((k, "paper") for k in PAPER)]:
+        rates = EVERY.get(key[2], (ANY,)) if key[3] is ANY else (key[3],)
+        wrong += [m for r in rates if (m := (*key[:3], r, by)) not in seen]
+    return wrong
+
+
+def test_every_value_is_the_published_one():
+    assert disagreements(ALL) == []
+
+
+def mutants():
+    "The file with one number changed, for each number of each recipe."
+    text = (files("epsbook.assets") / "recipes.toml").read_text("utf-8")
+    entries = tomllib.loads(text)["recipe"]
+    for i, entry in enumerate(entries):
+        for j, term in enumerate(entry["terms"]):
+            for name in {"factor": 1} | term:
+                value = term.get(name, 1)
+                if name == "loss":
+                    continue
+                changed = copy.deepcopy(entry)
+                changed["terms"][j][name] = (
+                    not value if isinstance(value, bool) else value * 1.01
+                )
+                yield (
+                    name_of_entry(entry, name),
+                    [*entries[:i], changed, *entries[i + 1 :]],
+                )
+        for rate in entry.get("rates", []):
+            changed = entry | {
+                "rates": [r for r in entry["rates"] if r != rate] + [0.5]
+            }
+            yield (
+                name_of_entry(entry, "rates"),
+                [*entries[:i], changed, *entries[i + 1 :]],
+            )
+
+
+def name_of_entry(entry, what):
+    return f"{what} of {entry['method']} {entry['dataset']} {entry['noise']}"
+
+
+def test_no_value_can_be_changed_unseen():
+    count = 0
+    for name, entries in mutants():
+        count += 1
+        assert disagreements(list(module._rows(entries))), name
+    assert count > 300
+
+
 # ---- where paper and code differ --------------------------------------------
 
 PRINTED = [
@@ -172,6 +316,13 @@ def test_mse_is_a_mean_over_the_classes(dataset, k):
     logits, y = batch(k)
     want = (logits.softmax(1) - torch.eye(k, dtype=logits.dtype)[y]).square().mean()
     torch.testing.assert_close(recipe("mse", dataset=dataset)(logits, y), want)
+
+
+def test_sums_that_share_a_name_with_more_say_so():
+    for r in ALL:
+        active_negative = r.method in ("nce+nnce", "nfl+nnfl")
+        assert bool(r.note) == active_negative, name_of(r)
+        assert not r.note or ("1e-7" in r.note and "weight decay 0" in r.note)
 
 
 def test_released_details():

@@ -168,11 +168,17 @@ def test_other_labels_are_refused():
 
 
 def test_labels_with_the_checksum_are_returned(monkeypatch):
-    known = {"small": {"sha256": label_sha256(TRUE), "classes": K, "wrong": 0}}
+    true, wrong = np.roll(TRUE, 7), int((np.roll(TRUE, 7) != TRUE).sum())
+    known = {"small": {"sha256": label_sha256(TRUE), "classes": K, "wrong": wrong}}
     monkeypatch.setattr("epsbook.noise.kinds.fixed_labels", lambda: known)
     monkeypatch.setattr("epsbook.noise.transition.fixed_labels", lambda: known)
-    given = NoiseSpec.fixed("small").corrupt(TRUE * 0, K, seed=0, given=TRUE)
-    assert (given == TRUE).all()
+    given = NoiseSpec.fixed("small").corrupt(true, K, seed=0, given=TRUE)
+    assert (given == TRUE).all() and wrong > 0
+    for other in (TRUE, np.sort(true), np.roll(true, 1)):
+        with pytest.raises(ValueError, match=r"true must be in torchvision's order"):
+            NoiseSpec.fixed("small").corrupt(other, K, seed=0, given=TRUE)
+    with pytest.raises(ValueError, match=rf"num_classes must be {K}, got {K + 1}"):
+        NoiseSpec.fixed("small").corrupt(true, K + 1, seed=0, given=TRUE)
     with pytest.raises(ValueError, match="equally long, got 5 and 6000"):
         NoiseSpec.fixed("small").corrupt(TRUE[:5], K, seed=0, given=TRUE)
 
@@ -191,6 +197,8 @@ def test_the_released_human_labels_are_known():
         key = next(k for k in archive.files if k.replace("_label", "") == short)
         given = NoiseSpec.fixed(name).corrupt(clean, 10, 0, given=archive[key])
         assert (given != clean).sum() == fixed_labels()[name]["wrong"]
+        with pytest.raises(ValueError, match=rf"'{name}' are wrong, but [89]\d\."):
+            NoiseSpec.fixed(name).corrupt(np.sort(clean), 10, 0, given=given)
         counts = realized_transition(clean, given, 10) * 5000
         np.testing.assert_allclose(counts, recorded["counts"][name], atol=1e-6)
     three = sum(archive[f"random_label{a}"] != clean for a in (1, 2, 3))

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -24,7 +24,7 @@ from epsbook.noise import (
     realized_transition,
     symmetric_rate,
 )
-from epsbook.noise.draw import apportion, random_order
+from epsbook.noise.draw import apportion, carry, random_order
 from epsbook.noise.labels import as_labels
 
 K = 10
@@ -203,6 +203,49 @@ def test_apportion_is_nearest(weights, total):
     best = min(np.abs(np.array(x) - expected).sum() for x in grid if sum(x) == total)
     assert found.sum() == total
     assert np.abs(found - expected).sum() <= best + 1e-9
+
+
+@pytest.mark.parametrize(
+    "spec, k, each",
+    [
+        (NoiseSpec.symmetric(0.3), 1000, 2),
+        (NoiseSpec.symmetric(0.2), 10, 4),
+        (NoiseSpec.symmetric(0.2), 100, 4),
+        (NoiseSpec.symmetric(0.6), 100, 1),
+        (NoiseSpec.symmetric(1.0), 100, 2),
+        (NoiseSpec.symmetric(0.5, inclusive=True), 200, 1),
+        (NoiseSpec.pair(0.1), 100, 3),
+        (NoiseSpec.asymmetric(0.3, {i: i + 1 for i in range(0, 100, 2)}), 100, 1),
+        (NoiseSpec.from_transition(np.kron(np.eye(40), BANDED)), 400, 2),
+    ],
+    ids=str,
+)
+def test_small_classes_are_not_all_rounded_alike(spec, k, each):
+    true, matrix = np.repeat(np.arange(k), each), spec.transition(k)
+    wanted, expected = each * (k - np.trace(matrix)), each * matrix
+    drawn = [spec.corrupt(true, k, seed) for seed in range(8)]
+    for labels in drawn:
+        assert abs((labels != true).sum() - wanted) <= max(1, len(true) / 1000)
+        counts = realized_transition(true, labels, k) * each
+        assert (np.abs(counts - expected) < 1 + 1e-9).all()
+        assert (counts[matrix == 0] == 0).all()
+    rows = {tuple(np.flatnonzero(x != true) // each) for x in drawn}
+    assert len(rows) > 1 or wanted in (0, len(true))
+
+
+def test_what_is_carried_is_what_is_expected_on_average():
+    # Remainders .6 and .3 in each of ten rows: in 400 draws, those shares.
+    k = 10
+    matrix = 0.1 * np.eye(k)
+    for share, by in ((0.6, 1), (0.3, 2)):
+        matrix += share * np.roll(np.eye(k), by, axis=1)
+    counts = np.zeros((k, k))
+    for seed in range(400):
+        keys = np.random.PCG64(seed).random_raw(k * k).reshape(k, k)
+        found = carry(matrix, np.ones(k, int), keys, seed * 2**30 // 400)
+        assert (found >= 0).all() and (found.sum(1) == 1).all() and found.trace() == 1
+        counts += found
+    assert np.abs(counts / 400 - matrix).max() < 5 * math.sqrt(0.24 / 400)
 
 
 def test_rounding_neither_makes_nor_breaks_a_tie():
@@ -481,6 +524,24 @@ def test_specs_are_values():
 NAN = float("nan")
 
 
+@given(st.integers(2, 8), st.integers(0, 2**32), st.sampled_from(["f8", "f4", "f2"]))
+@settings(deadline=None, max_examples=60)
+def test_a_transposed_matrix_is_told_to_turn(k, seed, dtype):
+    rng = np.random.default_rng(seed)
+    turned = rng.dirichlet(np.full(k, 0.5), size=k).T.astype(dtype)
+    assume(np.abs(turned.sum(1) - 1).max() > 0.1)
+    with pytest.raises(ValueError, match=r"columns that sum to 1.* so use T\.T$"):
+        NoiseSpec.from_transition(turned)
+
+
+@pytest.mark.parametrize("wrong", [50 * BANDED, BANDED.astype("f2"), 0 * BANDED])
+def test_no_remedy_makes_a_wrong_matrix_pass(wrong):
+    for matrix in (wrong, wrong.T, BANDED.T + 0.1):
+        with pytest.raises(ValueError, match="transition") as error:
+            NoiseSpec.from_transition(matrix)
+        assert "sum(" not in str(error.value) and "/" not in str(error.value)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1.1, 40, NAN, math.inf, np.float32(-1)])
 def test_rates_out_of_range(rate):
     for make in (
@@ -511,11 +572,12 @@ def test_rates_no_redraw_reaches():
     [
         (
             [[0.9, 0.1], [0.2, 0.9]],
-            r"rows must sum to 1, got 1.1 in row 1: use T / T.sum",
+            r"rows must sum to 1, got 1.1 in row 1: T\[i, j\] is P\(given j",
         ),
-        ([[NAN, 1.0], [0.2, 0.8]], "rows must sum to 1, got nan in row 0"),
-        ([[1.0, NAN], [0.2, 0.8]], "rows must sum to 1, got nan in row 0"),
-        ([[math.inf, 0], [0.2, 0.8]], "rows must sum to 1, got inf in row 0"),
+        ([[NAN, 1.0], [0.2, 0.8]], "must be finite, got nan in row 0"),
+        ([[1.0, NAN], [0.2, 0.8]], "must be finite, got nan in row 0"),
+        ([[math.inf, 0], [0.2, 0.8]], "must be finite, got inf in row 0"),
+        ([[0.2, 0.8], [NAN, NAN]], "row 1 is NaN, as of a class without samples"),
         ([[1.0, 0.0], [-0.2, 1.2]], "must not be negative, got -0.2 in row 1"),
         ([[0, 0], [0, 0]], "rows must sum to 1, got 0 in row 0"),
         ([[0.5, 0.50001], [0, 1]], r"rows must sum to 1, got 1\.00001 in row 0"),
@@ -613,7 +675,7 @@ def test_class_counts_that_are_none(spec, k, error, message):
             ValueError,
             r"must have shape \(n,\), n >= 1, got \(3, 1\)",
         ),
-        (np.ma.array([3]), TypeError, "an array or a tensor, got MaskedArray"),
+        (np.ma.array([3], mask=[True]), TypeError, "not be masked: leave out"),
         (np.array(3), ValueError, r"must have shape \(n,\), n >= 1, got \(\)"),
         (np.zeros(0, int), ValueError, r"must have shape \(n,\), n >= 1, got \(0,\)"),
         (np.array([0, 10]), ValueError, r"lie in 0\.\.9, got 10 at position 1"),

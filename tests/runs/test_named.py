@@ -1,5 +1,6 @@
 """Noise and runs by name: what a name means, what is refused, and what a file is called."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -337,6 +338,32 @@ def no_data(monkeypatch):
     monkeypatch.setattr(data, "load", lambda name: pytest.fail("data were loaded"))
 
 
+METHODS = sorted({r.method for r in known_recipes()})
+ASKED = ["symmetric:0.4", "instance:0.4", "asymmetric:0.2", "pair:0.3"]
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar100"])
+@pytest.mark.parametrize("text", ASKED)
+def test_another_recipe_is_offered_where_it_works(name, text):
+    refused = 0
+    for method in METHODS:
+        try:
+            Plan(name, text, method)
+        except ValueError as error:
+            refused += 1
+            offered = str(error).partition("another data set's: ")[2].split(", ")
+            works = set()
+            for other in {r.dataset for r in known_recipes()}:
+                with contextlib.suppress(ValueError):
+                    works.add(Plan(name, text, method, recipe_of=other) and other)
+            assert set(offered) == works, method
+    assert refused
+    for method in ("nonsense", ""):
+        with pytest.raises(ValueError) as error:
+            Plan(name, text, method)
+        assert "recipe_of" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "names, recipe_of",
     [
@@ -361,7 +388,11 @@ def test_good_names_are_accepted_without_loading(names, recipe_of, no_data):
         (("mnist", "symmetric:2", "ce"), {}, "rate"),
         (("mnist", "blocks:0.4", "ce"), {}, "for cifar100 only$"),
         (("mnist", "clean", "cee"), {}, "no recipe for method 'cee'; known: .*ce,"),
-        (("digits", "clean", "gce"), {}, r"dataset .digits.*; recipe_of \(--recipe\)"),
+        (
+            ("digits", "clean", "gce"),
+            {},
+            r"another data set's: cifar10, cifar100, mnist$",
+        ),
         (("digits", "clean", "ce"), {"recipe_of": "mnst"}, "'mnst'; known: .*mnist"),
         (("mnist", "cifar10n-worse", "ce"), {}, "are for cifar10, not mnist"),
         (("mnist", "clean", "ce"), {"changes": {"epoch": 1}}, "fields: network"),

@@ -1,12 +1,17 @@
 """What a run measures: its parts, four accuracies by hand, and three of a curve."""
 
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from epsbook import data
-from epsbook.noise import NoiseSpec, realized_rate
+from epsbook.noise import NoiseSpec, label_sha256, realized_rate
 from epsbook.noise.transition import fixed_labels
 from epsbook.train import measure
 from epsbook.train.measure import (
@@ -159,12 +164,47 @@ def test_fixed_labels_are_read_by_their_name(monkeypatch):
         read.append(name)
         return given
 
-    sums = {"cifar10n-worse": {"sha256": measure.noise.label_sha256(given)}}
+    about = {"sha256": label_sha256(given), "classes": 4, "wrong": len(given)}
+    sums = {"cifar10n-worse": about}
     assert "cifar10n-worse" in fixed_labels()
     monkeypatch.setattr(data, "given_labels", given_labels)
     monkeypatch.setattr("epsbook.noise.kinds.fixed_labels", lambda: sums)
     found = corrupted(d, NoiseSpec.fixed("cifar10n-worse"), seed=1)
     assert read == ["cifar10n-worse"] and torch.equal(found, given)
+
+
+def records():
+    for file in sorted(files("epsbook.results").iterdir(), key=lambda x: x.name):
+        if file.name.endswith((".json", ".jsonl")):
+            text = file.read_text("utf-8")
+            lines = text.splitlines() if file.name.endswith("l") else [text]
+            found = map(json.loads, lines)
+            yield from (r for r in found if isinstance(r, dict) and "label_sha256" in r)
+
+
+def true_labels(name):
+    "Labels of a data set, if they are here."
+    folder = Path(os.environ.get("EPSBOOK_DATA", "none"))
+    if name.startswith("cifar10"):  # and its features
+        path = folder / "cifar10.npz"
+        return np.load(path)["train_labels"] if path.exists() else None
+    if name == "mnist" and not (folder / "MNIST").exists():
+        return None
+    return data.load(name).train_labels.numpy()
+
+
+def test_records_name_the_labels_that_are_drawn_today():
+    "One draw for each data set, noise and seed that was ever recorded."
+    found = {}
+    for r in records():
+        key = r["dataset"], json.dumps(r["noise"], sort_keys=True), r["seed"]
+        assert found.setdefault(key, r["label_sha256"]) == r["label_sha256"], key
+    assert len(found) > 30
+    for (name, noise, seed), wanted in found.items():
+        spec, true = NoiseSpec.from_dict(json.loads(noise)), true_labels(name)
+        if true is not None and spec.kind != "fixed":
+            k = 100 if name.endswith("-100") else 10
+            assert label_sha256(spec.corrupt(true, k, seed)) == wanted, (name, noise)
 
 
 # --- accuracies ---------------------------------------------------------------------------
