@@ -6,10 +6,13 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call, grad, vmap
 
 from epsbook.losses import (
+    BackwardLoss,
     CELoss,
     EpsCELoss,
+    ForwardLoss,
     GCELoss,
     GLSLoss,
     MAELoss,
@@ -209,3 +212,108 @@ def test_weights_are_moved_and_loaded_with_their_terms(make):
 def test_wrong_options_are_refused(make, options):
     with pytest.raises((TypeError, ValueError), match=r"options are weight|must be"):
         make().with_options(**options)
+
+
+# ---- the transition matrix --------------------------------------------------
+
+
+def matrix(seed, k=5):
+    g = torch.Generator().manual_seed(seed)
+    noise = torch.rand(k, k, generator=g, dtype=torch.float64).softmax(1)
+    return 0.7 * torch.eye(k).double() + 0.3 * noise
+
+
+@pytest.mark.parametrize("kind", [ForwardLoss, BackwardLoss])
+@pytest.mark.filterwarnings("ignore")
+def test_a_matrix_that_is_set_counts_at_once(kind, request):
+    torch.compiler.reset()
+    request.addfinalizer(torch.compiler.reset)
+    loss, other = kind(transition=matrix(0)), kind(transition=matrix(1))
+    fast = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    logits, y = batch()
+    for t in (matrix(0), matrix(1), matrix(2)):
+        loss.transition, want = t, kind(transition=t)(logits, y)
+        for call in (loss, fast, copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+            torch.testing.assert_close(call(logits, y), want)
+    loss.transition.copy_(matrix(1))  # written into, not set
+    agree(loss, lambda loss, *inputs: other(*inputs))
+    loss.float().double().load_state_dict(other.state_dict())
+    agree(loss, lambda loss, *inputs: other(*inputs))
+    both = 2 * loss
+    loss.transition = matrix(3)
+    agree(both, lambda both, *inputs: 2 * kind(transition=matrix(3))(*inputs))
+    for wrong, says in ((2 * matrix(0), "sum to 1"), (-matrix(0), "negative")):
+        with pytest.raises(ValueError, match=says):
+            loss.transition = wrong
+    agree(loss, lambda loss, *inputs: kind(transition=matrix(3))(*inputs))
+
+
+def test_a_matrix_that_cannot_be_used_is_not_set():
+    flat = torch.full((5, 5), 0.2).double()
+    loss = BackwardLoss(transition=matrix(0))
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        loss.transition = flat
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        loss.transition.copy_(flat)
+        loss(*batch())
+    with pytest.raises(ValueError, match="never gives label 4"):
+        ForwardLoss(transition=matrix(0)).transition = torch.eye(5)[[0, 1, 2, 3, 3]]
+
+
+@pytest.mark.parametrize("kind", [ForwardLoss, BackwardLoss, ForwardLoss.learned])
+def test_a_matrix_that_asks_for_a_gradient_is_told_where_to_go(kind):
+    scores = torch.zeros(5, 5, requires_grad=True)
+    for t in (nn.Parameter(matrix(0)), scores.softmax(1)):
+        with pytest.raises(TypeError, match=r"ForwardLoss.learned\(transition"):
+            kind(transition=t)
+        loss = kind(transition=matrix(0))
+        with pytest.raises(TypeError, match=r"ForwardLoss.learned\(transition"):
+            loss.transition = t
+
+
+def test_a_learned_matrix_has_its_gradient():
+    loss = ForwardLoss.learned(transition=matrix(0)).double()
+    fixed, (logits, y) = ForwardLoss(transition=matrix(0)), batch()
+    torch.testing.assert_close(loss.transition, matrix(0), rtol=1e-6, atol=1e-6)
+    loss.transition = matrix(1)  # from here on
+    fixed.transition = loss.transition.detach()
+    agree(loss, lambda loss, *inputs: fixed(*inputs))
+    agree(0.5 * loss + CELoss())
+    q = torch.rand(6, 5).double().softmax(1)
+    for target in (y, q):
+        call = lambda w, q: functional_call(loss, {"scores": w}, (logits, q))
+        assert torch.autograd.gradcheck(call, (loss.scores, target))
+    x = logits.detach()
+    one = lambda w, x, y: functional_call(loss, {"scores": w}, (x, y))
+    each = vmap(grad(one), (None, 0, 0))(loss.scores.detach(), x, y)
+    (mean,) = torch.autograd.grad(loss(x, y), loss.scores)
+    torch.testing.assert_close(each.mean(0), mean)
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        torch.testing.assert_close(twin(x, y), loss(x, y))
+    twin.load_state_dict(ForwardLoss.learned(transition=matrix(2)).state_dict())
+    torch.testing.assert_close(twin.transition.float(), matrix(2).float())
+    assert eval(repr(loss).replace("5 x 5", "matrix(1)"))(x, y).isfinite()
+    with pytest.raises(ValueError, match="zeros, which no step could change"):
+        ForwardLoss.learned(transition=torch.eye(3))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_matrix_is_learned_under_compile_and_stays_one(request):
+    torch.compiler.reset()
+    request.addfinalizer(torch.compiler.reset)
+    g = torch.Generator().manual_seed(0)
+    clean = torch.arange(5).repeat(400)
+    given = torch.multinomial(matrix(0)[clean], 1, generator=g)[:, 0]
+    loss = ForwardLoss.learned(transition=matrix(1))
+    fast = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    steps = torch.optim.SGD(loss.parameters(), lr=5)
+    before = loss(20 * torch.eye(5)[clean], given).item()
+    for _ in range(50):
+        steps.zero_grad()
+        value = fast(20 * torch.eye(5)[clean], given)
+        value.backward()
+        steps.step()
+    assert value < before
+    counted = torch.stack([given[clean == i].bincount(minlength=5) for i in range(5)])
+    torch.testing.assert_close(loss.transition, counted / 400, rtol=0, atol=0.02)
+    torch.testing.assert_close(loss.transition.sum(1), torch.ones(5))
