@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ForwardLoss', 'BackwardLoss', 'NoiseAdaptationLoss']
 
-# %% ../../nbs/12_noise_adaptation.ipynb #bd677a64
-class _Corrected(Loss):
-    "A loss that knows the transition matrix."
+# %% ../../nbs/12_noise_adaptation.ipynb #bd677a63
+class _Matrix(Loss):
+    "A loss that has a transition matrix, checked whenever it is set."
 
     def __init__(
         self, *, transition: Float[Tensor, "c c"], **options: Any
@@ -58,6 +58,10 @@ class _Corrected(Loss):
     def _log_t(self) -> Tensor:
         return self.transition.log()
 
+# %% ../../nbs/12_noise_adaptation.ipynb #bd677a64
+class _Corrected(_Matrix):
+    "A loss that knows the transition matrix."
+
     def _rows(self, matrix: Tensor, logits: Tensor) -> Tensor:
         "`matrix`, if it fits the logits, as numbers of their kind."
         num_classes = logits.shape[class_dim(logits)]
@@ -78,8 +82,33 @@ class _Corrected(Loss):
         shown = ", ".join([f"transition={k} x {k}", *self._changed()])
         return f"{type(self).__name__}({shown})"
 
+# %% ../../nbs/12_noise_adaptation.ipynb #a901a7ac
+class _Forward(_Corrected):
+    "`ForwardLoss` in logarithms."
+
+    def _hold(self, rows: Tensor) -> None:
+        never = (rows == 0).all(0)
+        if never.any():
+            raise ValueError(
+                f"transition never gives label {int(never.nonzero()[0])}: its "
+                "column is zero, so that label would cost infinity"
+            )
+        super()._hold(rows)
+
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        dim = class_dim(logits)
+        log_t = self._rows(self._log_t(), logits)
+        log_p = logits.log_softmax(dim).movedim(dim, -1).unsqueeze(-1)
+        return -(log_p + log_t).logsumexp(-2).movedim(-1, dim)
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        dim = class_dim(logits)
+        log_t = self._rows(self._log_t(), logits)
+        column = pick(log_t.mT, target).movedim(-1, dim)
+        return -(logits.log_softmax(dim) + column).logsumexp(dim)
+
 # %% ../../nbs/12_noise_adaptation.ipynb #a901a7ad
-class ForwardLoss(_Corrected):
+class ForwardLoss(_Forward):
     r"""Forward correction, :math:`-\log \sum_i T_{iy} p_i`.
 
     Args:
@@ -112,27 +141,6 @@ class ForwardLoss(_Corrected):
         """
         return _Learned(transition=transition, **options)
 
-    def _hold(self, rows: Tensor) -> None:
-        never = (rows == 0).all(0)
-        if never.any():
-            raise ValueError(
-                f"transition never gives label {int(never.nonzero()[0])}: its "
-                "column is zero, so that label would cost infinity"
-            )
-        super()._hold(rows)
-
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        log_t = self._rows(self._log_t(), logits)
-        log_p = logits.log_softmax(dim).movedim(dim, -1).unsqueeze(-1)
-        return -(log_p + log_t).logsumexp(-2).movedim(-1, dim)
-
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        log_t = self._rows(self._log_t(), logits)
-        column = pick(log_t.mT, target).movedim(-1, dim)
-        return -(logits.log_softmax(dim) + column).logsumexp(dim)
-
 # %% ../../nbs/12_noise_adaptation.ipynb #a901a7b1
 class _Learned(ForwardLoss):
     "`ForwardLoss.learned`."
@@ -158,23 +166,12 @@ class _Learned(ForwardLoss):
         return self.scores.log_softmax(1)
 
     def __repr__(self) -> str:
-        return super().__repr__().replace(type(self).__name__, "ForwardLoss.learned")
+        _, call = super().__repr__().split("(", 1)
+        return f"ForwardLoss.learned({call}"
 
-# %% ../../nbs/12_noise_adaptation.ipynb #2e2defbf
-class BackwardLoss(_Corrected):
-    r"""Backward correction, :math:`-\sum_j (T^{-1})_{yj} \log p_j`.
-
-    Args:
-        transition: T[i, j] = P(given j | true i), (C, C), invertible. May be
-            set anew; `BackwardLoss.learned` has one that is trained.
-
-    Its mean over the noise is the clean cross-entropy. Source: Patrini et al.,
-    "Making deep neural networks robust to label noise", CVPR 2017.
-    """
-
-    properties = Properties(
-        *("no", "no", "no"), all_k="of the clean labels, if $T$ is right"
-    )
+# %% ../../nbs/12_noise_adaptation.ipynb #2e2defbe
+class _Inverted(_Corrected):
+    "A loss that needs the inverse, too."
 
     def _hold(self, rows: Tensor) -> None:
         condition = torch.linalg.cond(rows).item()
@@ -205,6 +202,21 @@ class BackwardLoss(_Corrected):
             self.transition = now
         return self._rows(self.inverse, logits)
 
+# %% ../../nbs/12_noise_adaptation.ipynb #2e2defbf
+class BackwardLoss(_Inverted):
+    r"""Backward correction, :math:`-\sum_j (T^{-1})_{yj} \log p_j`.
+
+    Args:
+        transition: T[i, j] = P(given j | true i), (C, C), invertible. May be
+            set anew; `BackwardLoss.learned` has one that is trained.
+
+    Its mean over the noise is the clean cross-entropy. Source: Patrini et al.,
+    "Making deep neural networks robust to label noise", CVPR 2017.
+    """
+
+    properties = Properties(
+        *("no", "no", "no"), all_k="of the clean labels, if $T$ is right"
+    )
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
