@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import numbers
+from functools import partial
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +16,14 @@ from torch import nn
 from .curve import NO_LABEL, Curve, CurveSum, every_label
 from .curve import given_label
 from .inputs import can_look, check_logits, check_number
-from .inputs import class_dim, result_dtype, short, wide
-from .options import Described
+from .inputs import class_dim, result_dtype, wide
+from .options import Coefs, Described, check_kept, formula
+from .options import in_a_row, shared_options
 from .reduction import reduce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
+    from typing import Self
 
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
@@ -45,7 +49,7 @@ class _Linear:
         return self if is_zero else NotImplemented
 
     def __mul__(self, factor: float) -> LossSum:
-        if not isinstance(factor, numbers.Real):
+        if not isinstance(factor, numbers.Real | torch.Tensor):
             return NotImplemented
         return LossSum([(factor, self)])
 
@@ -125,9 +129,6 @@ class Loss(_Hooks):
         losses = self._every(wide(logits), index=index)
         return losses.to(result_dtype(logits))
 
-# %% ../../nbs/library/losses/base.ipynb #845eb260
-def _is_outside(label: int, num_classes: int) -> bool:
-    return label != NO_LABEL and not 0 <= label < num_classes
 
 # %% ../../nbs/library/losses/base.ipynb #7b2308f2
 class CurveLoss(Loss):
@@ -154,8 +155,9 @@ class CurveLoss(Loss):
         return self
 
     def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
-        seen = self.weight is None and can_look(target)
-        return seen and _is_outside(self.ignore_index, num_classes)
+        label = self.ignore_index
+        seen = self._buffers["weight"] is None and can_look(target)
+        return seen and label != NO_LABEL and not 0 <= label < num_classes
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         num_classes = logits.shape[class_dim(logits)]
@@ -169,26 +171,11 @@ class CurveLoss(Loss):
         num_classes = logits.shape[class_dim(logits)]
         return every_label(logits, self.curve(num_classes))
 
-# %% ../../nbs/library/losses/base.ipynb #a3230aaf
-def _shared_options(losses: Iterable[Loss]) -> dict:
-    "The options all terms agree on; a sum has one reduction, not several."
-    first, *rest = losses
-    for other in rest:
-        for name in ("weight", "ignore_index", "reduction"):
-            a, b = getattr(first, name), getattr(other, name)
-            tensors = isinstance(a, torch.Tensor) and isinstance(
-                b, torch.Tensor
-            )
-            same = torch.equal(a, b) if tensors else a is b or a == b
-            if not same:
-                raise ValueError(
-                    f"terms of a sum must agree on {name}, got {a!r} and "
-                    f"{b!r}: give every term the same value"
-                )
-    names = ("weight", "ignore_index", "reduction")
-    return {name: getattr(first, name) for name in names}
+# %% ../../nbs/library/losses/base.ipynb #c402e329
+def _is_curve(loss: Loss) -> bool:
+    return isinstance(loss, CurveLoss) and not getattr(loss, "_others", ())
 
-# %% ../../nbs/library/losses/base.ipynb #c402e328
+
 class _Terms(CurveLoss):
     "Weighted losses, flattened; those that are curves add up to one curve."
 
@@ -197,50 +184,100 @@ class _Terms(CurveLoss):
             raise ValueError("a sum of losses needs at least one term")
         if not all(isinstance(loss, Loss) for _, loss in terms):
             raise TypeError(f"terms must be epsbook losses, got {terms}")
+        super().__init__(**shared_options(loss for _, loss in terms))
         flat = [(c * d, t) for c, loss in terms for d, t in loss._terms()]
-        super().__init__(**_shared_options(loss for _, loss in flat))
-        self.coefs = [check_number("coefficient", c) for c, _ in flat]
+        self._coefs = [check_number("coefficient", c) for c, _ in flat]
         self.losses = nn.ModuleList(loss for _, loss in flat)
+        self._told = self._now()
+        self._sort()
+
+    def _sort(self) -> None:
         # A ModuleList is slow to walk, and small batches feel it.
-        curves = [x for x in self._terms() if isinstance(x[1], CurveLoss)]
-        self._curves = CurveSum(curves)
-        self._others = [x for x in self._terms() if x not in curves]
+        placed = list(enumerate(self.losses))
+        self._others = [x for x in placed if not _is_curve(x[1])]
+        curves = [x for x in placed if _is_curve(x[1])]
+        self._curves = CurveSum(curves, self._coefs)
+
+    def _now(self) -> list:
+        return in_a_row(self._modules["losses"]._modules.values())
+
+    def _look(self) -> None:
+        "Nothing that is set on a term may go unseen."
+        now, told = self._now(), self._told
+        if len(now) != len(told):
+            raise ValueError("a sum keeps its number of terms: make another")
+        if not all(map(is_, now, told)):
+            check_kept(now, told, self)
+            self._told = now
+            self._sort()
+
+# %% ../../nbs/library/losses/base.ipynb #c402e32a
+class _Watched(_Terms):
+    "Terms that may be replaced, but keep the options they came with."
 
     def _terms(self) -> list[tuple[float, Loss]]:
-        return list(zip(self.coefs, self.losses, strict=True))
+        return list(zip(self._coefs, self.losses, strict=True))
+
+    def _apply(self, *how: Any, **more: Any) -> Self:
+        self._look()
+        super()._apply(*how, **more)  # may give the terms new weights
+        self._told = self._now()
+        return self
+
+    @property
+    def coefs(self) -> Sequence[float]:
+        "The factors of the terms; one that is set counts at once."
+        return Coefs(self._coefs)
+
+    @coefs.setter
+    def coefs(self, values: Sequence[float]) -> None:
+        self.coefs[:] = values
 
     def curve(self, num_classes: int) -> Curve:
         "The weighted sum of the terms' curves."
+        self._look()
         return self._curves.curve(num_classes)
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "Weighted sum of the terms' curves."
+        self._look()
         return self._curves.phi(log_py, top)
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "Weighted sum of the terms' gradient weights."
+        self._look()
         return self._curves.grad_weight(log_py, top)
-
-# %% ../../nbs/library/losses/base.ipynb #ec7719d3
-class LossSum(_Terms):
-    """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
-
-    Raises:
-        ValueError: no terms, options differ, or a coefficient is not finite.
-    """
 
     def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
         found = super()._finds_bad_labels(target, num_classes)
         return found and not self._others
 
+# %% ../../nbs/library/losses/base.ipynb #ec7719d3
+_IN_ONE_PASS = {"_every": every_label, "_given": given_label}
+_IN_ONE_PASS["_mean"] = partial(given_label, mean=True)
+
+
+class LossSum(_Watched):
+    """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
+
+    `loss.coefs[0] = 0.1` counts from the next call on. The options are those
+    of all terms; later they are set on the sum, or by `with_options`.
+
+    Raises:
+        TypeError: terms are no losses, or a coefficient is no number.
+        ValueError: no terms, options differ, or a coefficient is not finite.
+    """
+
     def _add_up(self, method: str, *inputs: Tensor, **batch: Any) -> Tensor:
         "The curves in one pass, then every other term on its own."
-        total = 0
+        self._look()
+        total, logits = 0, inputs[0]
         if self._curves.terms:
-            # Not super(): from Python 3.12 on, torch.compile would stop.
-            total = getattr(_Terms, method)(self, *inputs, **batch)
-        for c, term in self._others:
-            total = total + c * getattr(term, method)(*inputs, **batch)
+            curve = self._curves.curve(logits.shape[class_dim(logits)])
+            total = _IN_ONE_PASS[method](*inputs, curve)
+        for i, term in self._others:
+            value = getattr(term, method)(*inputs, **batch)
+            total = total + self._coefs[i] * value
         return total
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
@@ -253,8 +290,4 @@ class LossSum(_Terms):
         return self._add_up("_every", logits, **batch)
 
     def __repr__(self) -> str:
-        text = ""
-        for c, t in self._terms():
-            factor = "" if abs(c) == 1 else f"{short(abs(c))} * "
-            text += f" {'-' if c < 0 else '+'} {factor}{t!r}"
-        return text.removeprefix(" + ").strip()
+        return formula(self, self._terms())

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from .base import CurveLoss, Loss
 from .inputs import class_dim, no_autocast, pick, safe_log
@@ -16,6 +17,8 @@ from .options import SWITCH, Properties
 from ..noise.transition import check_matrix
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from jaxtyping import Float
     from torch import Tensor
 
@@ -24,16 +27,40 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ForwardLoss', 'BackwardLoss', 'NoiseAdaptationLoss']
 
-# %% ../../nbs/12_noise_adaptation.ipynb #bd677a64
-class _Corrected(Loss):
-    "A loss that knows the transition matrix."
+# %% ../../nbs/12_noise_adaptation.ipynb #bd677a63
+class _Matrix(Loss):
+    "A loss that has a transition matrix, checked whenever it is set."
 
     def __init__(
         self, *, transition: Float[Tensor, "c c"], **options: Any
     ) -> None:
         super().__init__(**options)
-        rows = torch.tensor(check_matrix(transition), dtype=torch.float64)
+        self.transition = transition
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "transition":
+            return super().__setattr__(name, value)
+        if getattr(value, "requires_grad", False):
+            raise TypeError(
+                "transition asks for a gradient, which would not reach it: "
+                "learn it with ForwardLoss.learned(transition=...), and give "
+                "transition.detach() here"
+            )
+        rows = torch.tensor(check_matrix(value), dtype=torch.float64)
+        return self._hold(rows)
+
+    def _hold(self, rows: Tensor) -> None:
+        "Keeps T, float64, where the one before it was."
+        old = self._buffers.get("transition")
+        rows = rows if old is None else rows.to(old)
         self.register_buffer("transition", rows)
+
+    def _log_t(self) -> Tensor:
+        return self.transition.log()
+
+# %% ../../nbs/12_noise_adaptation.ipynb #bd677a64
+class _Corrected(_Matrix):
+    "A loss that knows the transition matrix."
 
     def _rows(self, matrix: Tensor, logits: Tensor) -> Tensor:
         "`matrix`, if it fits the logits, as numbers of their kind."
@@ -55,12 +82,38 @@ class _Corrected(Loss):
         shown = ", ".join([f"transition={k} x {k}", *self._changed()])
         return f"{type(self).__name__}({shown})"
 
+# %% ../../nbs/12_noise_adaptation.ipynb #a901a7ac
+class _Forward(_Corrected):
+    "`ForwardLoss` in logarithms."
+
+    def _hold(self, rows: Tensor) -> None:
+        never = (rows == 0).all(0)
+        if never.any():
+            raise ValueError(
+                f"transition never gives label {int(never.nonzero()[0])}: its "
+                "column is zero, so that label would cost infinity"
+            )
+        super()._hold(rows)
+
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        dim = class_dim(logits)
+        log_t = self._rows(self._log_t(), logits)
+        log_p = logits.log_softmax(dim).movedim(dim, -1).unsqueeze(-1)
+        return -(log_p + log_t).logsumexp(-2).movedim(-1, dim)
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        dim = class_dim(logits)
+        log_t = self._rows(self._log_t(), logits)
+        column = pick(log_t.mT, target).movedim(-1, dim)
+        return -(logits.log_softmax(dim) + column).logsumexp(dim)
+
 # %% ../../nbs/12_noise_adaptation.ipynb #a901a7ad
-class ForwardLoss(_Corrected):
+class ForwardLoss(_Forward):
     r"""Forward correction, :math:`-\log \sum_i T_{iy} p_i`.
 
     Args:
-        transition: T[i, j] = P(given j | true i), (C, C), no column zero.
+        transition: T[i, j] = P(given j | true i), (C, C), no column zero. May
+            be set anew; `ForwardLoss.learned` has one that is trained.
 
     Probabilities as target take memory N x C x C. Source: Patrini et al.,
     "Making deep neural networks robust to label noise", CVPR 2017.
@@ -73,35 +126,89 @@ class ForwardLoss(_Corrected):
         all_k="of the clean labels, if $T$ is right and invertible",
     )
 
-    def __init__(
-        self, *, transition: Float[Tensor, "c c"], **options: Any
-    ) -> None:
-        super().__init__(transition=transition, **options)
-        never = (self.transition == 0).all(0)
-        if never.any():
+    @staticmethod
+    def learned(
+        *, transition: Float[Tensor, "c c"], **options: Any
+    ) -> ForwardLoss:
+        """The loss with T to be learned, from `transition` on.
+
+        T is the softmax of the rows of `scores`, a parameter: they stay
+        probabilities whatever the optimizer does, which needs to be given
+        `loss.parameters()`, too. `loss.transition` is T as it is.
+
+        Raises:
+            ValueError: an entry is 0; besides what `ForwardLoss` refuses.
+        """
+        return _Learned(transition=transition, **options)
+
+# %% ../../nbs/12_noise_adaptation.ipynb #a901a7b1
+class _Learned(ForwardLoss):
+    "`ForwardLoss.learned`."
+
+    def _hold(self, rows: Tensor) -> None:
+        if not rows.all():
             raise ValueError(
-                f"transition never gives label {int(never.nonzero()[0])}: its "
-                "column is zero, so that label would cost infinity"
+                "transition has zeros, which no step could change: start above "
+                "0, for example at 0.99 * T + 0.01 / K"
             )
+        scores = rows.log().to(torch.get_default_dtype())
+        if "scores" not in self._parameters:
+            self.scores = nn.Parameter(scores)
+        with torch.no_grad():
+            self.scores.copy_(scores)
 
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        log_t = self._rows(self.transition.log(), logits)
-        log_p = logits.log_softmax(dim).movedim(dim, -1).unsqueeze(-1)
-        return -(log_p + log_t).logsumexp(-2).movedim(-1, dim)
+    @property
+    def transition(self) -> Tensor:
+        "T, (C, C), with its gradient."
+        return self.scores.softmax(1)
 
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        log_t = self._rows(self.transition.log(), logits)
-        column = pick(log_t.mT, target).movedim(-1, dim)
-        return -(logits.log_softmax(dim) + column).logsumexp(dim)
+    def _log_t(self) -> Tensor:
+        return self.scores.log_softmax(1)
+
+    def __repr__(self) -> str:
+        _, call = super().__repr__().split("(", 1)
+        return f"ForwardLoss.learned({call}"
+
+# %% ../../nbs/12_noise_adaptation.ipynb #2e2defbe
+class _Inverted(_Corrected):
+    "A loss that needs the inverse, too."
+
+    def _hold(self, rows: Tensor) -> None:
+        condition = torch.linalg.cond(rows).item()
+        if not condition < 1e12:
+            raise ValueError(
+                "transition cannot be inverted (condition number "
+                f"{condition:.0e}): the labels do not tell all classes apart"
+            )
+        super()._hold(rows)
+        inverse = torch.linalg.inv(rows).to(self.transition)
+        self.register_buffer("inverse", inverse)
+        self._note()
+
+    def _note(self) -> None:
+        self._of = self.transition, self.transition._version
+
+    def _apply(self, *how: Any, **more: Any) -> Self:
+        super()._apply(*how, **more)
+        self._note()
+        return self
+
+    def _current(self, logits: Tensor) -> Tensor:
+        "The inverse of T, anew if someone has written into T."
+        now = self.transition
+        if not torch.compiler.is_compiling() and (
+            self._of[0] is not now or self._of[1] != now._version
+        ):
+            self.transition = now
+        return self._rows(self.inverse, logits)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #2e2defbf
-class BackwardLoss(_Corrected):
+class BackwardLoss(_Inverted):
     r"""Backward correction, :math:`-\sum_j (T^{-1})_{yj} \log p_j`.
 
     Args:
-        transition: T[i, j] = P(given j | true i), (C, C), invertible.
+        transition: T[i, j] = P(given j | true i), (C, C), invertible. May be
+            set anew; `BackwardLoss.learned` has one that is trained.
 
     Its mean over the noise is the clean cross-entropy. Source: Patrini et al.,
     "Making deep neural networks robust to label noise", CVPR 2017.
@@ -111,28 +218,16 @@ class BackwardLoss(_Corrected):
         *("no", "no", "no"), all_k="of the clean labels, if $T$ is right"
     )
 
-    def __init__(
-        self, *, transition: Float[Tensor, "c c"], **options: Any
-    ) -> None:
-        super().__init__(transition=transition, **options)
-        condition = torch.linalg.cond(self.transition).item()
-        if not condition < 1e12:
-            raise ValueError(
-                "transition cannot be inverted (condition number "
-                f"{condition:.0e}): the labels do not tell all classes apart"
-            )
-        self.register_buffer("inverse", torch.linalg.inv(self.transition))
-
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
         log_p = logits.log_softmax(dim).movedim(dim, -1)
-        inverse = self._rows(self.inverse, logits)
+        inverse = self._current(logits)
         with no_autocast(logits):
             return -(log_p @ inverse.mT).movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
-        row = pick(self._rows(self.inverse, logits), target).movedim(-1, dim)
+        row = pick(self._current(logits), target).movedim(-1, dim)
         return -(row * logits.log_softmax(dim)).sum(dim)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #e88448e7

@@ -37,16 +37,23 @@ class Curve(Protocol):
         "w = -dphi / dlog p_y, the size of the logit gradient w (p - e_y)."
         ...
 
-# %% ../../nbs/library/losses/curve.ipynb #c9e2be61
+# %% ../../nbs/library/losses/curve.ipynb #c9e2be60
 def _uses_top(curve: Curve) -> bool:
     return getattr(curve, "uses_top", True)
 
-
+# %% ../../nbs/library/losses/curve.ipynb #c9e2be61
 class CurveSum:
-    "Weighted sum of curves, itself a curve."
+    """Weighted sum of curves, itself a curve.
 
-    def __init__(self, terms: Sequence[tuple[float, Curve]]) -> None:
-        self.terms = tuple(terms)
+    Args:
+        terms: each curve, with the place of its factor in `coefs`.
+        coefs: the factors, looked up at each call.
+    """
+
+    def __init__(
+        self, terms: Sequence[tuple[int, Curve]], coefs: Sequence[float]
+    ) -> None:
+        self.terms, self.coefs = tuple(terms), coefs
         self.uses_top = any(_uses_top(t) for _, t in terms)
         self.varies = any(getattr(t, "varies", False) for _, t in terms)
 
@@ -54,13 +61,15 @@ class CurveSum:
         "The sum for that many classes."
         if not self.varies:
             return self
-        return CurveSum([(c, t.curve(num_classes)) for c, t in self.terms])
+        made = [(i, t.curve(num_classes)) for i, t in self.terms]
+        return CurveSum(made, self.coefs)
 
     def _add_up(self, method: str, log_py: Tensor, top: Tensor) -> Tensor:
-        (c, first), *rest = self.terms
-        total = c * getattr(first, method)(log_py, top)
-        for c, term in rest:
-            total = total.add(getattr(term, method)(log_py, top), alpha=c)
+        (i, first), *rest = self.terms
+        total = self.coefs[i] * getattr(first, method)(log_py, top)
+        for i, term in rest:
+            value = getattr(term, method)(log_py, top)
+            total = total.add(value, alpha=self.coefs[i])
         return total
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:

@@ -162,7 +162,11 @@ def check_number(
         ValueError: it is not finite or not in the interval.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        kind = type(value).__name__
+        help = ""
+        if isinstance(value, torch.Tensor):
+            help = f": use float({name}); a loss learns no {name}"
+        raise TypeError(f"{name} must be a number, got {kind}{help}")
     try:
         number = float(value)
     except OverflowError:  # an int beyond the largest float

@@ -5,21 +5,26 @@
 # %% ../../nbs/library/losses/options.ipynb #9264634b
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import torch
 from torch import nn
 
 from .inputs import check_flag, check_number, check_options, short
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import Self
 
     from jaxtyping import Float
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['SWITCH', 'COUNT', 'check_parameter', 'Properties', 'Described']
+__all__ = ['SWITCH', 'COUNT', 'OPTIONS', 'check_parameter', 'Properties', 'Described', 'shared_options', 'formula', 'in_a_row',
+           'check_kept', 'Coefs']
 
 # %% ../../nbs/library/losses/options.ipynb #7abdd08e
 SWITCH, COUNT = "True or False", "1, 2, ..."
@@ -56,9 +61,12 @@ class Properties(NamedTuple):
     bounded: str = "open"
     all_k: str = "open"
 
-# %% ../../nbs/library/losses/options.ipynb #04c5a1be
-class Described(nn.Module):
-    "A module with checked options and parameters that prints as its call."
+# %% ../../nbs/library/losses/options.ipynb #04c5a1bd
+OPTIONS = ("weight", "ignore_index", "reduction")
+
+
+class _Options(nn.Module):
+    "A module with checked options and parameters."
 
     ranges: ClassVar[Mapping[str, str]] = {}
     properties: ClassVar[Properties] = Properties()
@@ -75,11 +83,39 @@ class Described(nn.Module):
         self.register_buffer("weight", weight)
         self.ignore_index, self.reduction = ignore_index, reduction
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.ranges:
+            value = check_parameter(name, value, self.ranges[name])
+        super().__setattr__(name, value)
+
     def _set(self, **parameters: Any) -> None:
-        "Checks each parameter against its range and keeps it."
+        "Keeps each parameter, if its range allows it."
         for name, value in parameters.items():
-            checked = check_parameter(name, value, self.ranges[name])
-            setattr(self, name, checked)
+            setattr(self, name, value)
+
+# %% ../../nbs/library/losses/options.ipynb #04c5a1be
+class Described(_Options):
+    "A module with checked options and parameters that prints as its call."
+
+    def with_options(self, **options: Any) -> Self:
+        """A copy with other `weight`, `ignore_index` or `reduction`.
+
+        What is not named stays. A loss that remembers or draws gets a memory
+        and a generator of its own, as these are now.
+
+        Raises:
+            TypeError, ValueError: another name; a value that is refused.
+        """
+        unknown = sorted(options.keys() - set(OPTIONS))
+        if unknown:
+            raise TypeError(
+                f"options are {', '.join(OPTIONS)}; got {', '.join(unknown)}"
+            )
+        check_options(*(options.get(x, getattr(self, x)) for x in OPTIONS))
+        copied = copy.deepcopy(self)
+        for name, value in options.items():
+            setattr(copied, name, value)
+        return copied
 
     def _changed(self) -> list[str]:
         "The options that are not the default ones, as text."
@@ -94,3 +130,109 @@ class Described(nn.Module):
     def __repr__(self) -> str:
         shown = [f"{k}={short(getattr(self, k))}" for k in self.ranges]
         return f"{type(self).__name__}({', '.join(shown + self._changed())})"
+
+# %% ../../nbs/library/losses/options.ipynb #04c5a1c1
+def _same(a: Any, b: Any) -> bool:
+    "Are two values of an option one? Weights may have been moved since."
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.shape == b.shape
+        return same and (a.is_meta or b.is_meta or torch.equal(a, b.to(a)))
+    return a is b or a == b
+
+
+def shared_options(losses: Iterable[Described]) -> dict[str, Any]:
+    """The options that all have; a sum has one reduction, not several.
+
+    Raises:
+        ValueError: they differ.
+    """
+    first, *rest = losses
+    for other in rest:
+        for name in OPTIONS:
+            a, b = getattr(first, name), getattr(other, name)
+            if not _same(a, b):
+                raise ValueError(
+                    f"terms of a sum must agree on {name}, got {a!r} and "
+                    f"{b!r}: leave it out of the terms and give it to the "
+                    f"sum, (a + b).with_options({name}=...)"
+                )
+    return {name: getattr(first, name) for name in OPTIONS}
+
+
+def formula(loss: Described, terms: Iterable[tuple[float, Described]]) -> str:
+    "A sum as its terms with their factors, and the options it has alone."
+    text, own = "", {}
+    for c, t in terms:
+        factor = "" if abs(c) == 1 else f"{short(abs(c))} * "
+        text += f" {'-' if c < 0 else '+'} {factor}{t!r}"
+        for name in OPTIONS:
+            if not _same(getattr(loss, name), getattr(t, name)):
+                own[name] = getattr(loss, name)
+    text = text.removeprefix(" + ").strip()
+    shown = (f"{k}={'...' if k == 'weight' else repr(own[k])}" for k in own)
+    return f"({text}).with_options({', '.join(shown)})" if own else text
+
+# %% ../../nbs/library/losses/options.ipynb #04c5a1c2
+def in_a_row(terms: Iterable[Described]) -> list:
+    "Each term, then its options, one after the other."
+    row = []
+    for t in terms:
+        row += t, t._buffers["weight"], t.ignore_index, t.reduction
+    return row
+
+
+def check_kept(now: list, told: list, loss: Described) -> None:
+    """Refuses options that were set on a term of a sum.
+
+    Args:
+        now, told: of `in_a_row`, now and before.
+        loss: the sum, whose own options a term may have, too.
+
+    Raises:
+        ValueError: names the option and the term.
+    """
+    for i, value in enumerate(now):
+        term, name = now[i - i % 4], ("", *OPTIONS)[i % 4]
+        if not name or _same(value, told[i]):
+            continue
+        if not _same(value, getattr(loss, name)):
+            raise ValueError(
+                f"{name} was set on {term!r}, a term of a sum: set it on the "
+                f"sum, whose options count, or use with_options({name}=...)"
+            )
+
+# %% ../../nbs/library/losses/options.ipynb #04c5a1c3
+class Coefs(Sequence):
+    """The factors of a sum; one that is set is checked and counts at once.
+
+    Args:
+        values: the list that is looked up and changed.
+    """
+
+    def __init__(self, values: list[float]) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._values[place]
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        if not isinstance(place, slice):
+            self._values[place] = check_number("coefficient", value)
+            return
+        made = [check_number("coefficient", x) for x in value]
+        kept = len(self._values[place])
+        if len(made) != kept:
+            raise ValueError(
+                f"{kept} coefficients cannot become {len(made)}: a sum keeps "
+                "its number of terms"
+            )
+        self._values[place] = made
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == list(other)
+
+    def __repr__(self) -> str:
+        return repr(self._values)

@@ -276,7 +276,7 @@ def test_the_order_of_classes_does_not_matter(name, batch):
     x, y, k = make(batch, name)
     loss, order = CASES[name](k), random(k).argsort(0)
     want = loss.per_sample(x, y)
-    for buffer in ("transition", "inverse", "targets"):
+    for buffer in ("transition", "targets"):
         if hasattr(loss, buffer):
             old = getattr(loss, buffer)[:, order]
             setattr(loss, buffer, old if buffer == "targets" else old[order])
