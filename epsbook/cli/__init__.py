@@ -104,10 +104,7 @@ _NOISE = typer.Option(
     " in_place:0.4 (cifar10) and blocks:0.4 (cifar100) the released code's"
 )
 _RECIPE = typer.Option(help="data set whose recipe is used")
-_Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="a field of the protocol, e.g. epochs=15"),
-]
+_SET = typer.Option("--set", help="a field of the protocol, e.g. epochs=15")
 _Out = Annotated[Path, typer.Option(help="folder of records")]
 _Minutes = Annotated[
     float | None, typer.Option(help="stop in so many minutes", min=0.1)
@@ -167,7 +164,7 @@ def run(
     loss: Annotated[list[str], typer.Option(help="e.g. ce_eps+mae")],
     seed: Annotated[list[int], _SEEDS] = [1],  # noqa: B006
     recipe: Annotated[str | None, _RECIPE] = None,
-    set_: _Set = None,
+    set_: Annotated[list[str] | None, _SET] = None,
     scale: Scale = None,
     device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
     out: _Out = Path("runs"),

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
 import torch
 
 from .base import CurveLoss
-from .options import Properties
+from .options import Options, Properties
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,8 +24,7 @@ class AGCELoss(CurveLoss):
     r"""Asymmetric GCE, :math:`((a + 1)^q - (a + p_y)^q) / q`.
 
     Args:
-        a: shift, > 0.
-        q: exponent, > 0; 1 is half of MAE.
+        a, q: shift and exponent, > 0; q = 1 is half of MAE.
 
     Source: Zhou et al., "Asymmetric loss functions for learning with noisy
     labels", ICML 2021.
@@ -40,7 +39,9 @@ class AGCELoss(CurveLoss):
         all_k="no",
     )
 
-    def __init__(self, *, a: float, q: float, **options: Any) -> None:
+    def __init__(
+        self, *, a: float, q: float, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
         self._set(a=a, q=q)
         _check_power("(a + 1)^q", self.a + 1, self.q)
@@ -89,7 +90,9 @@ class AULLoss(CurveLoss):
         all_k="no",
     )
 
-    def __init__(self, *, a: float, q: float, **options: Any) -> None:
+    def __init__(
+        self, *, a: float, q: float, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
         self._set(a=a, q=q)
         _check_power("a^q", self.a, self.q)
@@ -120,7 +123,7 @@ class AELLoss(CurveLoss):
     ranges: ClassVar = {"a": "(0, inf)"}
     properties = Properties("no", r"if $e^{1/a} \le 1/r$", "1", "no")
 
-    def __init__(self, *, a: float, **options: Any) -> None:
+    def __init__(self, *, a: float, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._set(a=a)
 

@@ -35,7 +35,7 @@ __all__ = ['Loss', 'CurveLoss', 'LossSum']
 class _Linear:
     "Arithmetic of losses: sums and multiples, flattened into one `LossSum`."
 
-    def _terms(self) -> list[tuple[float, Loss]]:
+    def _terms(self) -> list[tuple[float, Any]]:
         return [(1.0, self)]
 
     def __add__(self, other: Loss) -> LossSum:
@@ -172,14 +172,14 @@ class CurveLoss(Loss):
         return every_label(logits, self.curve(num_classes))
 
 # %% ../../nbs/library/losses/base.ipynb #c402e329
-def _is_curve(loss: Loss) -> bool:
+def _is_curve(loss: nn.Module) -> bool:
     return isinstance(loss, CurveLoss) and not getattr(loss, "_others", ())
 
 
 class _Terms(CurveLoss):
     "Weighted losses, flattened; those that are curves add up to one curve."
 
-    def __init__(self, terms: list[tuple[float, Loss]]) -> None:
+    def __init__(self, terms: list[tuple[float, Any]]) -> None:
         if not terms:
             raise ValueError("a sum of losses needs at least one term")
         if not all(isinstance(loss, Loss) for _, loss in terms):
@@ -193,13 +193,14 @@ class _Terms(CurveLoss):
 
     def _sort(self) -> None:
         # A ModuleList is slow to walk, and small batches feel it.
-        placed = list(enumerate(self.losses))
+        placed: list[tuple[int, Any]] = list(enumerate(self.losses))
         self._others = [x for x in placed if not _is_curve(x[1])]
         curves = [x for x in placed if _is_curve(x[1])]
         self._curves = CurveSum(curves, self._coefs)
 
     def _now(self) -> list:
-        return in_a_row(self._modules["losses"]._modules.values())
+        terms: Any = self._modules["losses"]
+        return in_a_row(terms._modules.values())
 
     def _look(self) -> None:
         "Nothing that is set on a term may go unseen."
@@ -215,7 +216,7 @@ class _Terms(CurveLoss):
 class _Watched(_Terms):
     "Terms that may be replaced, but keep the options they came with."
 
-    def _terms(self) -> list[tuple[float, Loss]]:
+    def _terms(self) -> list[tuple[float, Any]]:
         return list(zip(self._coefs, self.losses, strict=True))
 
     def _apply(self, *how: Any, **more: Any) -> Self:
@@ -231,7 +232,7 @@ class _Watched(_Terms):
 
     @coefs.setter
     def coefs(self, values: Sequence[float]) -> None:
-        self.coefs[:] = values
+        Coefs(self._coefs)[:] = values
 
     def curve(self, num_classes: int) -> Curve:
         "The weighted sum of the terms' curves."
@@ -271,7 +272,8 @@ class LossSum(_Watched):
     def _add_up(self, method: str, *inputs: Tensor, **batch: Any) -> Tensor:
         "The curves in one pass, then every other term on its own."
         self._look()
-        total, logits = 0, inputs[0]
+        total: Any = 0
+        logits = inputs[0]
         if self._curves.terms:
             curve = self._curves.curve(logits.shape[class_dim(logits)])
             total = _IN_ONE_PASS[method](*inputs, curve)

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 
 from .base import CurveLoss, Loss
 from .inputs import class_dim, safe_log
-from .options import SWITCH, Properties
+from .options import SWITCH, Options, Properties
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,11 @@ class FocalLoss(CurveLoss):
     properties = Properties("no", "no", "no", "yes")
 
     def __init__(
-        self, *, gamma: float = 0.5, detach_factor: bool = False, **options: Any
+        self,
+        *,
+        gamma: float = 0.5,
+        detach_factor: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         self._set(gamma=gamma, detach_factor=detach_factor)
@@ -87,7 +91,7 @@ class ClippedCELoss(CurveLoss):
         all_k="no",
     )
 
-    def __init__(self, *, max_loss: float, **options: Any) -> None:
+    def __init__(self, *, max_loss: float, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._set(max_loss=max_loss)
 
@@ -123,7 +127,7 @@ class GCELoss(CurveLoss):
     )
 
     def __init__(
-        self, *, q: float = 0.7, tau: float = 0.0, **options: Any
+        self, *, q: float = 0.7, tau: float = 0.0, **options: Unpack[Options]
     ) -> None:
         super().__init__(**options)
         self._set(q=q, tau=tau)
@@ -160,7 +164,9 @@ class RCELoss(CurveLoss):
     ranges: ClassVar = {"log_zero": "(-inf, 0)"}
     properties = Properties("yes", "yes", "$-A$", "no")
 
-    def __init__(self, *, log_zero: float = _LOG_ZERO, **options: Any) -> None:
+    def __init__(
+        self, *, log_zero: float = _LOG_ZERO, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
         self._set(log_zero=log_zero)
 
@@ -193,7 +199,9 @@ class SCELoss(CurveLoss):
         all_k="if $a > 0$",
     )
 
-    def __init__(self, *, a: float, b: float, **options: Any) -> None:
+    def __init__(
+        self, *, a: float, b: float, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
         self._set(a=a, b=b)
 

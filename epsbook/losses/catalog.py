@@ -34,12 +34,12 @@ def loss_classes() -> dict[str, type[Loss]]:
 
 def _formula(kind: type[Loss]) -> str:
     "The first formula of the docstring, as TeX."
-    return re.search(r":math:`([^`]+)`", kind.__doc__)[1]
+    return re.findall(r":math:`([^`]+)`", kind.__doc__ or "")[0]
 
 
 def _paper(kind: type[Loss]) -> str:
     "What the docstring says after `Source:`, on one line."
-    found = re.search(r"Source:\s+(.+)", kind.__doc__, re.DOTALL)
+    found = re.search(r"Source:\s+(.+)", kind.__doc__ or "", re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
 # %% ../../nbs/library/losses/catalog.ipynb #8bac8096

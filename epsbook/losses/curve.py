@@ -51,7 +51,7 @@ class CurveSum:
     """
 
     def __init__(
-        self, terms: Sequence[tuple[int, Curve]], coefs: Sequence[float]
+        self, terms: Sequence[tuple[int, Any]], coefs: Sequence[float]
     ) -> None:
         self.terms, self.coefs = tuple(terms), coefs
         self.uses_top = any(_uses_top(t) for _, t in terms)
@@ -94,7 +94,7 @@ class _Curve(torch.autograd.Function):
         return value.mean() if mean else value
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore
         x, log_py, top = ctx.saved_tensors
         if ctx.divisor != 1:
             grad = grad / ctx.divisor
@@ -122,7 +122,7 @@ class _CurveRules(_Curve):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x, sign, top, curve, mean):
+    def forward(x, sign, top, curve, mean):  # pyright: ignore
         value = curve.phi(sign * x, top)
         return value.mean() if mean else value
 
@@ -134,7 +134,7 @@ class _CurveRules(_Curve):
         ctx.save_for_forward(x, x, top)
 
     @staticmethod
-    def jvp(ctx, change, *_):
+    def jvp(ctx, change, *_):  # pyright: ignore
         x, _, top = ctx.saved_tensors
         weight = ctx.curve.grad_weight(ctx.sign * x, top)
         change = change * -ctx.sign * weight
@@ -221,7 +221,7 @@ class _Blocks(torch.autograd.Function):
         return value.mean() if mean else value
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore
         logits, target, ce, top = ctx.saved_tensors
         if torch.is_grad_enabled():
             ce = _cross_entropy(logits, target)

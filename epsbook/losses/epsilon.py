@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Required, Unpack
 
 import torch
 
 from .base import CurveLoss
-from .between import focal_factor, focal_slope
+from .between import FocalLoss, focal_factor, focal_slope
 from .inputs import check_floating, check_number, safe_log, wide
-from .options import SWITCH, Properties
+from .options import Options, Properties
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class EpsCELoss(CurveLoss):
         all_k=r"if $\tau = 0$ and $q_t$ leads by more than $m/(m + 1)$",
     )
 
-    def __init__(self, *, m: float, tau: float = 1e-8, **options: Any) -> None:
+    def __init__(
+        self, *, m: float, tau: float = 1e-8, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
         self._set(m=m, tau=tau)
 
@@ -100,29 +102,34 @@ class EpsCELoss(CurveLoss):
             share = share * (log_py >= safe_log(cut - self.m))
         return torch.where(top, share, above)
 
+# %% ../../nbs/08_eps_softmax.ipynb #e86525ec
+class _EpsOptions(Options, total=False):
+    m: Required[float]
+    tau: float
+
 # %% ../../nbs/08_eps_softmax.ipynb #69281878
 class EpsFocalLoss(EpsCELoss):
     r"""Focal loss of the ε-softmax, :math:`-(1 - f_y)^\gamma \log f_y`.
 
     Args:
-        m, tau: as in `EpsCELoss`.
-        gamma: exponent of the focal factor, >= 0; 0 is `EpsCELoss`.
+        m, tau, gamma: as in `EpsCELoss` and `FocalLoss`.
         detach_factor: take the factor as a constant, as published numbers do.
 
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
 
-    ranges: ClassVar = EpsCELoss.ranges | {
-        "gamma": "[0, inf)",
-        "detach_factor": SWITCH,
-    }
+    ranges: ClassVar = EpsCELoss.ranges | FocalLoss.ranges
     properties = EpsCELoss.properties._replace(
         asymmetric=r"if $\tau (m + 1) \ge \frac12$", all_k="open",
         bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
     )
 
     def __init__(
-        self, *, gamma: float = 0.1, detach_factor: bool = False, **options: Any
+        self,
+        *,
+        gamma: float = 0.1,
+        detach_factor: bool = False,
+        **options: Unpack[_EpsOptions],
     ) -> None:
         super().__init__(**options)
         self._set(gamma=gamma, detach_factor=detach_factor)

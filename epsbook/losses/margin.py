@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from .base import Loss
 from .core import CELoss
 from .curve import every_label, given_label
 from .inputs import check_number, class_dim, short
-from .options import Properties
+from .options import Options, Properties
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,12 +63,10 @@ class LDRLoss(Loss):
     r"""LDR-KL.
 
     :math:`\lambda \log \frac1K \sum_k e^{(c [k \ne y] + s_k - s_y)/\lambda}`,
-    s = softplus of the logits over its mean, as released. Adding a number to
-    all logits changes them.
+    s = softplus of the logits over its mean, as released: shifts change it.
 
     Args:
-        margin: c, >= 0.
-        lam: temperature, > 0.
+        margin, lam: c >= 0 and the temperature > 0.
 
     Source: Zhu, Ying and Yang, "Label distributionally robust losses for
     multi-class classification", ICML 2023.
@@ -76,15 +74,18 @@ class LDRLoss(Loss):
 
     ranges: ClassVar = {"margin": "[0, inf)", "lam": "(0, inf)"}
     properties = Properties(
-        symmetric="no",
-        asymmetric="no",
+        *("no", "no"),
         bounded=r"$\lambda \log \frac1K (e^{(c + K)/\lambda} +"
         r" (K - 2) e^{c/\lambda} + 1)$",
         all_k="no, with these scores",
     )
 
     def __init__(
-        self, *, margin: float = 0.1, lam: float = 1.0, **options: Any
+        self,
+        *,
+        margin: float = 0.1,
+        lam: float = 1.0,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         self._set(margin=margin, lam=lam)
@@ -120,25 +121,25 @@ class LogitClipLoss(_Changed):
     Args:
         max_norm: tau, the largest Euclidean length of the logits, > 0.
 
-    Adding a number to all logits changes their length. Source: Wei et al.,
-    "Mitigating memorization of noisy labels by clipping the model
-    prediction", ICML 2023.
+    Shifted logits have another length. Source: Wei et al., "Mitigating
+    memorization of noisy labels by clipping the model prediction", ICML 2023.
     """
 
     ranges: ClassVar = {"max_norm": "(0, inf)"}
     properties = Properties(
-        symmetric="no",
-        asymmetric="no",
+        *("no", "no"),
         bounded=r"$\log(1 + (K - 1) e^{\tau\sqrt{K/(K - 1)}})$",
         all_k="yes",
     )
 
-    def __init__(self, *, max_norm: float, **options: Any) -> None:
+    def __init__(self, *, max_norm: float, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._set(max_norm=max_norm)
 
     @staticmethod
-    def as_released(*, delta: float, **options: Any) -> LogitClipLoss:
+    def as_released(
+        *, delta: float, **options: Unpack[Options]
+    ) -> LogitClipLoss:
         """What the released codes compute: longer than 1/delta becomes delta.
 
         Logits of length above 1/delta are brought to length delta, which
@@ -161,7 +162,8 @@ def _norm(logits: Tensor) -> Tensor:
 class _Released(LogitClipLoss):
     "`LogitClipLoss.as_released`."
 
-    def __init__(self, *, delta: float, **options: Any) -> None:
+
+    def __init__(self, *, delta: float, **options: Unpack[Options]) -> None:
         delta = check_number("delta", delta, "(0, inf)")
         super().__init__(max_norm=max(delta, 1 / delta), **options)
         self.delta = delta

@@ -5,13 +5,13 @@
 # %% ../../nbs/06_active_passive.ipynb #167de7bb
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from .base import Loss
 from .between import FocalLoss, focal_factor
 from .curve import every_label
 from .inputs import class_dim, safe_log
-from .options import SWITCH, Properties
+from .options import SWITCH, Options, Properties
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class _Share(Loss):
         given = parts.gather(dim, target.unsqueeze(dim)).squeeze(dim)
         return given / parts.sum(dim)
 
-# %% ../../nbs/06_active_passive.ipynb #f24bb8b6
+# %% ../../nbs/06_active_passive.ipynb #ce722cad
 class NCELoss(_Share):
     r"""Normalized cross-entropy, :math:`\log p_y / \sum_k \log p_k`.
 
@@ -50,7 +50,7 @@ class NCELoss(_Share):
         # Minus cross-entropy: the sign leaves the share, and a pass is saved.
         return logits.log_softmax(class_dim(logits))
 
-
+# %% ../../nbs/06_active_passive.ipynb #f24bb8b6
 class NFLLoss(_Share):
     r"""Normalized focal loss, :math:`F_y / \sum_k F_k`, F the focal loss.
 
@@ -67,7 +67,11 @@ class NFLLoss(_Share):
     properties = Properties("yes", "no", "1", "no")
 
     def __init__(
-        self, *, gamma: float = 0.5, detach_factor: bool = False, **options: Any
+        self,
+        *,
+        gamma: float = 0.5,
+        detach_factor: bool = False,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         self._set(gamma=gamma, detach_factor=detach_factor)
@@ -118,7 +122,9 @@ class NNCELoss(_Lack):
     ranges: ClassVar = {"tau": "(0, 0.5)"}
     properties = Properties("yes", "yes", "1", "no")
 
-    def __init__(self, *, tau: float = 1e-8, **options: Any) -> None:
+    def __init__(
+        self, *, tau: float = 1e-8, **options: Unpack[Options]
+    ) -> None:
         super().__init__(**options)
         self._set(tau=tau)
 
@@ -154,7 +160,7 @@ class NNFLLoss(_Lack):
         gamma: float = 0.5,
         tau: float = 1e-8,
         detach_factor: bool = False,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         self._set(gamma=gamma, tau=tau, detach_factor=detach_factor)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -16,15 +17,15 @@ from .inputs import check_flag, check_number, check_options, short
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from typing import Self
 
     from jaxtyping import Float
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['SWITCH', 'COUNT', 'OPTIONS', 'check_parameter', 'Properties', 'Described', 'shared_options', 'formula', 'in_a_row',
-           'check_kept', 'Coefs']
+__all__ = ['SWITCH', 'COUNT', 'OPTIONS', 'check_parameter', 'Properties', 'Options', 'Described', 'shared_options', 'formula',
+           'in_a_row', 'check_kept', 'Coefs']
 
 # %% ../../nbs/library/losses/options.ipynb #7abdd08e
 SWITCH, COUNT = "True or False", "1, 2, ..."
@@ -61,22 +62,57 @@ class Properties(NamedTuple):
     bounded: str = "open"
     all_k: str = "open"
 
-# %% ../../nbs/library/losses/options.ipynb #04c5a1bd
+# %% ../../nbs/library/losses/options.ipynb #a473a8c1
+class Options(TypedDict, total=False):
+    "What every loss takes besides parameters of its own; see `Loss`."
+
+    weight: Tensor | None
+    ignore_index: int
+    reduction: Literal["mean", "sum", "none"]
+
+
 OPTIONS = ("weight", "ignore_index", "reduction")
 
+# %% ../../nbs/library/losses/options.ipynb #0f927dce
+class _Declared(nn.Module):
+    "Parameters with their types; a loss has those of its `ranges`."
 
-class _Options(nn.Module):
+    if TYPE_CHECKING:  # nn.Module calls what it does not know Tensor | Module
+        a: float
+        alpha: float
+        b: float
+        beta: float
+        delta: float
+        detach_factor: bool
+        gamma: float
+        hard: bool
+        inclusive: bool
+        lam: float
+        log_zero: float
+        m: float
+        margin: float
+        max_loss: float
+        max_norm: float
+        noise_rate: float
+        num_draws: int
+        q: float
+        r: float
+        tau: float
+
+# %% ../../nbs/library/losses/options.ipynb #04c5a1bd
+class _Options(_Declared):
     "A module with checked options and parameters."
 
-    ranges: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[dict[str, str]] = {}
     properties: ClassVar[Properties] = Properties()
+    weight: Tensor | None
 
     def __init__(
         self,
         *,
         weight: Float[Tensor, " c"] | None = None,
         ignore_index: int = -100,
-        reduction: str = "mean",
+        reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> None:
         super().__init__()
         check_options(weight, ignore_index, reduction)
@@ -97,7 +133,7 @@ class _Options(nn.Module):
 class Described(_Options):
     "A module with checked options and parameters that prints as its call."
 
-    def with_options(self, **options: Any) -> Self:
+    def with_options(self, **options: Unpack[Options]) -> Self:
         """A copy with other `weight`, `ignore_index` or `reduction`.
 
         What is not named stays. A loss that remembers or draws gets a memory
@@ -232,7 +268,7 @@ class Coefs(Sequence):
         self._values[place] = made
 
     def __eq__(self, other: object) -> bool:
-        return self._values == list(other)
+        return isinstance(other, Sequence) and self._values == list(other)
 
     def __repr__(self) -> str:
         return repr(self._values)

@@ -31,11 +31,12 @@ def build_loss(terms: list[dict]) -> Loss:
     """
     if not terms:
         raise ValueError("a loss needs at least one term")
-    return sum(_build_term(**term) for term in terms)
+    first, *more = (_build_term(**term) for term in terms)
+    return sum(more, first)
 
 
 def _build_term(loss: str, factor: float = 1, **parameters: Any) -> Loss:
-    known = loss_classes()
+    known: dict[str, Any] = loss_classes()
     if loss not in known:
         raise ValueError(f"unknown loss {loss!r}; known: {', '.join(known)}")
     if "delta" in parameters:
@@ -153,7 +154,8 @@ def _narrow(
 def _away(near: float | None, rate: float | None) -> float:
     "How far apart two rates are; one that is None is near to all."
     # Rounded, so that 0.3 is as far from 0.2 as from 0.4.
-    return 0.0 if None in (near, rate) else round(abs(near - rate), 9)
+    away = 0.0 if near is None or rate is None else abs(near - rate)
+    return round(away, 9)
 
 
 def nearest_rate(entry: Recipe, rate: float | None) -> float | None:

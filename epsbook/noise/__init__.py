@@ -70,9 +70,9 @@ class _Drawn(NoiseKinds):
         """Labels given to samples of these true classes; input not touched.
 
         They depend on nothing but these arguments. With draw="exact" each
-        count n_ij is within one of n_i T[i, j] (for instance noise, the number
-        of wrong labels is what their rates add up to); with draw="iid" each
-        label is drawn independently.
+        count n_ij is within one of n_i T[i, j], and the number of wrong labels
+        within max(1, n / 1000) of what the rates add up to (for instance noise
+        within one); with draw="iid" each label is drawn independently.
 
         Args:
             labels: true classes in 0..K - 1, shape (n,), numpy or torch.

@@ -29,7 +29,8 @@ from .checks import check_batches, check_run, find_device
 from .graphs import recorded
 from .machine import hardware, versions
 from .measure import Split, accuracies, corrupted, predict
-from .measure import recall, scores, split, standardize
+from .measure import margins, recall, scores, split
+from .measure import standardize
 from .memory import kept_memory
 from .models import Prepared
 from .progress import OutOfTime, epochs_left, explain_failure
@@ -243,6 +244,7 @@ def _outcome(run: _Run, s: Split, device: str, about: dict) -> dict[str, Any]:
         "loss": loss if loss == end else f"{loss}, at the end {end}",
         "accuracy": accuracies(curves),
         "recall": recall(run.net, s),
+        "margins": margins(run.net, s),
         "curves": curves,
         "weights_sha256": weights_sha256(run.net.state_dict()),
         "seconds": round(run.seconds, 2),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from epsbook.train.protocol import Protocol
 
 # %% auto #0
-__all__ = ['standardize', 'corrupted', 'Split', 'split', 'predict', 'share', 'scores', 'recall', 'accuracies']
+__all__ = ['standardize', 'corrupted', 'Split', 'split', 'predict', 'share', 'scores', 'recall', 'margins', 'accuracies']
 
 # %% ../../nbs/library/train/measure.ipynb #55e26ba3
 def standardize(
@@ -134,6 +134,16 @@ def recall(net: nn.Module, s: Split) -> list[float | None]:
     "Test accuracy on each class."
     hit = predict(net, s.x_test) == s.y_test
     return [share(hit[s.y_test == k]) for k in range(s.num_classes)]
+
+
+@torch.no_grad()
+def margins(net: nn.Module, s: Split) -> list[float]:
+    "Quartiles over the test images of the largest probability minus the next."
+    net.eval()
+    tops = [net(x).softmax(1).topk(2).values for x in s.x_test.split(256)]
+    first, second = torch.cat(tops).double().cpu().unbind(1)
+    share = torch.tensor([0.25, 0.5, 0.75]).double()
+    return [round(q, 6) for q in (first - second).quantile(share).tolist()]
 
 # %% ../../nbs/library/train/measure.ipynb #c70c9268
 def accuracies(

@@ -23,8 +23,8 @@ HEIGHT = SIDE * math.sqrt(3) / 2
 PLACES = {
     "corner": ("corner", []),
     "center": ("center", []),
-    "tie 2 = 3": ("center", ["ArrowDown"] * 3),
-    "third 3": ("tie", ["ArrowRight"] * 12 + ["Shift+ArrowDown"]),
+    "tie 1 = 2": ("center", ["ArrowDown"] * 3),
+    "third of 2": ("tie", ["ArrowRight"] * 12 + ["Shift+ArrowDown"]),
     "edge": ("corner", ["ArrowLeft"] * 15),
 }
 
@@ -192,7 +192,33 @@ def test_fits_a_phone(load):
     scale = page.locator("svg").bounding_box()["width"] / 400
     assert scale * float(page.locator(".eps-p").get_attribute("r")) >= 24
     size = "els => Math.min(...els.map(e => parseFloat(getComputedStyle(e).fontSize)))"
-    assert scale * page.locator("svg text").evaluate_all(size) >= 11
+    assert scale * page.locator("svg text").evaluate_all(size) >= 15
+
+
+@pytest.mark.parametrize("width", [358, 688, 720])  # pages of 390, 1280 and 1100
+def test_nothing_sticks_out_of_the_column_of_the_book(browser, width):
+    page = browser.new_page()
+    box = f'<div id="box" style="overflow:auto;width:{width}px">'
+    page.set_content(PAGE + box + FRAGMENT)
+    assert page.evaluate("box.scrollWidth - box.clientWidth") == 0
+    inner = page.locator("table").bounding_box()
+    outer = page.locator("#box").bounding_box()
+    # The head of the last column is slanted and leans out of its cell.
+    assert outer["x"] + outer["width"] - inner["x"] - inner["width"] >= 4
+    page.close()
+
+
+def test_classes_are_numbered_as_in_the_other_figures(load):
+    page = load()
+    assert page.locator(".eps-name").all_text_contents() == ["0", "1", "2"]
+    rows = page.locator("th[scope=row]").all_text_contents()
+    assert rows[:3] == ["class 0", "class 1", "class 2"]
+    said = page.locator(".eps-say")
+    assert said.text_content().startswith("p is in the third of class 0")
+    assert said.text_content().endswith("goes to corner 1.")
+    page.get_by_role("button", name="tie").click()
+    assert said.text_content().startswith("A tie, p₀ = p₁:")
+    assert "goes to corner 0." in said.text_content()
 
 
 def test_slider_in_the_book(browser):

@@ -175,6 +175,12 @@ def test_data_is_listed_and_refused_by_name(monkeypatch, tmp_path):
     assert rows["cifar10"] == "altered" and rows["mnist"] == "absent"
 
 
+def test_help_tells_the_papers_noise_from_the_released():
+    text = " ".join(invoke("run", "--help").output.replace("│", " ").split())
+    for word in ("asymmetric:0.4", "in_place:0.4", "blocks:0.4", "released code"):
+        assert word in text
+
+
 @pytest.mark.parametrize(
     "command", [[], ["run"], ["repeat"], ["data", "get"], ["doctor"]]
 )

@@ -127,9 +127,15 @@ def test_noise_that_looks_at_images():
 def test_fixed_labels_are_found_by_name(monkeypatch):
     given = torch.arange(90) % 10
     monkeypatch.setattr("epsbook.data.wrappers.given_labels", lambda name: given)
-    monkeypatch.setattr(NoiseSpec, "_check_fixed", lambda self, x, k: x.numpy())
+    known = {"classes": 10, "wrong": 30, "sha256": label_sha256(given)}
+    monkeypatch.setattr(
+        "epsbook.noise.kinds.fixed_labels", lambda: {"cifar10n-worse": known}
+    )
     spec = NoiseSpec.fixed("cifar10n-worse")
-    assert (noisy(Plain([1] * 90), spec).given == given.numpy()).all()
+    true = [*((given[:30] + 1) % 10).tolist(), *given[30:].tolist()]
+    assert (noisy(Plain(true), spec).given == given.numpy()).all()
+    with pytest.raises(ValueError, match="true must be in torchvision's order"):
+        noisy(Plain(sorted(true)), spec)
 
 
 def test_a_dataset_that_changed_is_refused():

@@ -819,10 +819,10 @@ def test_super_is_followed_by_a_name():
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
-def test_compiles_to_machine_code(monkeypatch):
-    torch.compiler.reset()  # other tests have compiled the same function
+@torch.compiler.config.patch(force_disable_caches=True)
+def test_compiles_to_machine_code():
     # The cache outlives the settings under which its code was right.
-    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", True)
+    torch.compiler.reset()  # other tests have compiled the same function
     logits, y = batch(32, 10)
     loss = CASES["sum"]()
     fast = torch.compile(loss, fullgraph=True)

@@ -85,3 +85,36 @@ def claims():
 
 def test_every_claim_of_the_book_is_in_the_table():
     assert sorted(claims()) == sorted(theorems.CHECKS)
+
+
+def shift(monkeypatch, by):
+    "Every problem of the checks drawn with other seeds."
+    seeded, problems = theorems.generator, theorems.random_problems
+    transitions = theorems.random_transitions
+
+    def other(function):
+        return lambda *sizes, seed, **how: function(*sizes, seed=seed + by, **how)
+
+    monkeypatch.setattr(theorems, "generator", lambda seed=0: seeded(seed + by))
+    monkeypatch.setattr(theorems, "random_problems", other(problems))
+    monkeypatch.setattr(theorems, "random_transitions", other(transitions))
+
+
+@pytest.mark.parametrize("by", range(1000, 31_000, 1000))
+def test_only_symmetric_noise_is_harmless_whatever_the_seed(monkeypatch, by):
+    shift(monkeypatch, by)
+    for statement in ("Theorem 2.2", "Proposition 2.3"):
+        function, *_ = theorems.CHECKS[statement]
+        assert function()[0] == 0, statement
+        assert function(mutant=True)[0] > 0, statement
+
+
+@pytest.mark.parametrize("statement", theorems.CHECKS)
+def test_claims_hold_for_other_seeds(statement, monkeypatch):
+    shift(monkeypatch, 77_000)
+    function, _, _, drops = theorems.CHECKS[statement]
+    wrong, _, ratio = function()
+    assert wrong == 0 and (ratio is None or ratio <= 1.001)
+    assert function(mutant=True)[0] > 0
+    for drop in drops:
+        assert function(drop=drop)[0] > 0, drop

@@ -1,6 +1,7 @@
 """What a run measures: its parts, four accuracies by hand, and three of a curve."""
 
 import json
+import math
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,7 @@ from epsbook.train import measure
 from epsbook.train.measure import (
     accuracies,
     corrupted,
+    margins,
     predict,
     recall,
     split,
@@ -292,6 +294,24 @@ def test_recall_is_the_test_accuracy_of_each_class():
     assert recall(Zero(), s) == [1.0, 0.0, 0.0, 0.0]
     s.y_test[s.y_test == 2] = 3  # five of the ten that are called 3 look like 2
     assert recall(Reader(), s) == [1.0, 1.0, None, 0.5]
+
+
+def test_margins_are_quartiles_of_the_first_probability_less_the_second():
+    class Even(nn.Module):
+        "From an even answer to a certain one, in five equal steps of the margin."
+
+        def forward(self, x):
+            first = (1 + torch.arange(5.0) / 4) / 2
+            p = torch.stack([first, 1 - first, 0 * first, 0 * first], 1)
+            return p[torch.arange(len(x)) % 5].log()
+
+    s = half_wrong()
+    assert margins(Even(), s) == [0.25, 0.5, 0.75]
+    zero = (math.e - 1) / (math.e + 3)  # logits 1, 0, 0, 0
+    assert margins(Zero(), s) == pytest.approx([zero] * 3, abs=1e-6)
+    net = Even().train()
+    margins(net, s)
+    assert not net.training
 
 
 @pytest.mark.parametrize(

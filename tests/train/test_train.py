@@ -512,7 +512,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     last = {"checkpoint": file, "watch": lambda rows: seen.append(len(rows))}
     again = train.fit(*asked, LOSSES[name](), p, 1, device, **last)
     assert seen == list(range(epochs, 4))
-    for key in ("weights_sha256", "curves", "recall", "accuracy"):
+    for key in ("weights_sha256", "curves", "recall", "margins", "accuracy"):
         assert again[key] == whole[key]
 
 
