@@ -78,6 +78,7 @@ class _Shared(Loss):
     "A loss that writes into `targets` what one process has seen, or all."
 
     across_processes: bool | None = None
+    targets: Tensor
 
     def _place(self, logits: Tensor, index: Any) -> Int[Tensor, " n"]:
         return _check_index(type(self).__name__, self.targets, logits, index)
