@@ -109,7 +109,7 @@ class NoisyDataset(_Relabeled):
         if len(self.clean) != len(dataset):
             sizes = f"{len(self.clean)} labels for {len(dataset)} samples"
             raise ValueError(f"labels must be one a sample: {sizes}")
-        given = given_labels(noise.name) if noise.kind == "fixed" else None
+        given = given_labels(noise.name) if noise.name else None
         how = {"features": features, "given": given}
         self.given = noise.corrupt(self.clean, num_classes, seed, **how)
 

@@ -28,7 +28,7 @@ __all__ = ['Plan', 'run']
 def _rate(spec: NoiseSpec) -> float | None:
     "The rate by which recipes are compared: nominal, or that of given labels."
     kind, rate = recipe_noise(spec)
-    if kind != "human":
+    if kind != "human" or not spec.name:
         return rate
     return fixed_labels()[spec.name]["wrong"] / 50_000  # all have so many
 
@@ -202,11 +202,12 @@ def run(
     terms = s["methods"][method]
     head = {"experiment": name, "method": method, "scale": at or scale()}
     head["terms"] = terms
+    options = {"label": f"{method}, seed {seed}"} | options
     return head | fit(
         data.load(s["dataset"]),
         NoiseSpec.from_dict(s["noise"]),
         build_loss(terms),
         Protocol(**s["protocol"], epochs=s["epochs"]),
         seed,
-        **{"label": f"{method}, seed {seed}"} | options,
+        **options,
     )

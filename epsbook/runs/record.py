@@ -22,6 +22,8 @@ except ImportError:  # Windows
     fcntl = None
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     import pandas as pd
 
 # %% auto #0
@@ -116,7 +118,7 @@ def read_lines(file: str | Path) -> list[dict]:
     return found
 
 # %% ../../nbs/library/runs/record.ipynb #6348bfd0
-def _came_with() -> Path:
+def _came_with() -> Traversable:
     "The records of the book: installed with it, or in a plain checkout."
     try:
         return files("epsbook.results")
@@ -145,7 +147,8 @@ def read_records(
         FileNotFoundError: there are none; says how to make them.
     """
     where = _came_with() if folder is None else Path(folder)
-    held = sorted(where.iterdir()) if where.is_dir() else []
+    inside = where.iterdir() if where.is_dir() else ()
+    held = sorted(Path(str(file)) for file in inside)
     found = [r for file in held for r in _matching(file, f"{name}-*-seed*")]
     found = [r for r in found if at in (None, r["scale"])]
     if not found:

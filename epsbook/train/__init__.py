@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from jaxtyping import Int64, Shaped
     from torch import Tensor
 
+    from epsbook.train.graphs import Step
+
 _all_ = [
     "Protocol",
     "Prepared",
@@ -67,7 +69,7 @@ class _Run:
     images: Shaped[Tensor, "n ..."]
     labels: Int64[Tensor, " n"]
     moves: Moves
-    step: Callable = None
+    step: Step = field(init=False)
     told: tuple = ()
     rows: list[dict[str, float | None]] = field(default_factory=list)
     seconds: float = 0.0
