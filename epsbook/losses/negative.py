@@ -12,7 +12,7 @@ import torch
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
-from .inputs import class_dim
+from .inputs import class_dim, times
 from .margin import log_rest
 from .memory import Remembering
 from .options import COUNT, SWITCH, Properties
@@ -118,10 +118,9 @@ class PeerLoss(_Drawing):
         dim = class_dim(logits)
         own = -logits.log_softmax(dim)
         answers, shares = _shuffled(self, logits, _rows(target), **batch)
-        peer = -(shares * answers.log_softmax(1)).sum(1)
-        return own - self.alpha * peer.view_as(own.select(dim, 0)).unsqueeze(
-            dim
-        )
+        peer = -times(shares, answers.log_softmax(1)).sum(1)
+        peer = peer.view_as(own.select(dim, 0)).unsqueeze(dim)
+        return own - self.alpha * peer
 
 # %% ../../nbs/13_complementary.ipynb #8ff83403
 def _rows(logits: Tensor) -> Tensor:
@@ -186,10 +185,10 @@ class BootstrapLoss(Loss):
         dim = class_dim(logits)
         log_p = logits.log_softmax(dim)
         if self.hard:
-            first = logits.argmax(dim, keepdim=True)
-            vote = log_p.gather(dim, first)
+            vote = log_p.gather(dim, logits.argmax(dim, keepdim=True))
         else:
-            vote = (log_p.exp() * log_p).sum(dim, keepdim=True)
+            # Where p is 0, in 64 bits too, p log p is 0, as is its slope.
+            vote = (log_p.exp() * log_p.clamp_min(-1e4)).sum(dim, keepdim=True)
         return -self.beta * log_p - (1 - self.beta) * vote
 
 # %% ../../nbs/13_complementary.ipynb #1db1bdfa
