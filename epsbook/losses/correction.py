@@ -53,7 +53,8 @@ class _Matrix(Loss):
     def _hold(self, rows: Tensor) -> None:
         "Keeps T, float64, where the one before it was."
         old = self._buffers.get("transition")
-        self.register_buffer("transition", rows if old is None else rows.to(old))
+        made = rows if old is None else rows.to(old)
+        self.register_buffer("transition", made)
 
     def _log_t(self) -> Tensor:
         return self.transition.log()
@@ -204,7 +205,7 @@ class _Inverted(_Corrected):
             self._of[0] is not now or self._of[1] != now._version
         ):
             self.transition = now
-        return self._rows(self.inverse, logits)
+        return self._rows(self.get_buffer("inverse"), logits)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #2e2defbf
 class BackwardLoss(_Inverted):

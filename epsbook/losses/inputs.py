@@ -106,10 +106,11 @@ def check_inputs(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
 # %% ../../nbs/library/losses/inputs.ipynb #844aa023
 def can_look(target: Tensor) -> bool:
     "Can Python branch on the values without a device sync or a traced graph?"
+    functorch = torch._C._functorch  # pyright: ignore
     return (
         target.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(target)
+        and not functorch.is_functorch_wrapped_tensor(target)
     )
 
 

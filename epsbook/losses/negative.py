@@ -80,7 +80,8 @@ class NLNLLoss(_Drawing):
         size, k = (self.num_draws, *labels.shape), logits.shape[dim]
         shift = self._draw(logits.device, torch.randint, 1, k, size)
         drawn = (labels + shift) % k
-        return sum(costs.gather(dim, x) for x in drawn) / self.num_draws
+        found = [costs.gather(dim, x) for x in drawn]
+        return torch.stack(found).sum(0) / self.num_draws
 
 # %% ../../nbs/13_complementary.ipynb #25858971
 class PeerLoss(_Drawing):
