@@ -17,9 +17,9 @@ from .curve import NO_LABEL, Curve, CurveSum, every_label
 from .curve import given_label
 from .inputs import can_look, check_logits, check_number
 from .inputs import class_dim, result_dtype, wide
-from .options import Coefs, Described, check_kept, formula
-from .options import in_a_row, shared_options
-from .reduction import reduce
+from .options import Coefs, check_kept, formula, in_a_row
+from .options import shared_options
+from .reduction import Reducible, reduce, weigh, weigh_every
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,28 +68,8 @@ class _Linear:
             raise ValueError("a loss cannot be divided by zero")
         return self * (1 / divisor)
 
-# %% ../../nbs/library/losses/base.ipynb #439c6d41
-class _Hooks(_Linear, Described):
-    "What a loss tells of itself; `per_class` and the reductions ask for it."
-
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        kind = type(self).__name__
-        raise NotImplementedError(f"{kind} must define _every")
-
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        losses = self._every(logits, **batch)
-        return losses.gather(dim, target.unsqueeze(dim)).squeeze(dim)
-
-    def _mean(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        return self._given(logits, target, **batch).mean()
-
-    def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
-        "Is a label out of range, ignored ones too, an IndexError at no cost?"
-        return False
-
 # %% ../../nbs/library/losses/base.ipynb #6b354555
-class Loss(_Hooks):
+class Loss(_Linear, Reducible):
     """Base of all losses; interface of `torch.nn.CrossEntropyLoss`.
 
     Args:
@@ -253,24 +233,20 @@ class _Watched(_Terms):
         found = super()._finds_bad_labels(target, num_classes)
         return found and not self._others
 
-# %% ../../nbs/library/losses/base.ipynb #ec7719d3
-_IN_ONE_PASS = {"_every": every_label, "_given": given_label}
-_IN_ONE_PASS["_mean"] = partial(given_label, mean=True)
+# %% ../../nbs/library/losses/base.ipynb #ec7719d2
+_IN_ONE_PASS = {
+    "_every": every_label,
+    "_given": given_label,
+    "_mean": partial(given_label, mean=True),
+    "_weighted": lambda x, y, w, f: weigh(w, given_label(x, y, f), y),
+    "_weighted_every": lambda x, w, f: weigh_every(w, every_label(x, f)),
+}
 
 
-class LossSum(_Watched):
-    """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
-
-    `loss.coefs[0] = 0.1` counts from the next call on. The options are those
-    of all terms; later they are set on the sum, or by `with_options`.
-
-    Raises:
-        TypeError: terms are no losses, or a coefficient is no number.
-        ValueError: no terms, options differ, or a coefficient is not finite.
-    """
+class _AddedUp(_Watched):
+    "The curves in one pass, then every other term on its own."
 
     def _add_up(self, method: str, *inputs: Tensor, **batch: Any) -> Tensor:
-        "The curves in one pass, then every other term on its own."
         self._look()
         total: Any = 0
         logits = inputs[0]
@@ -290,6 +266,24 @@ class LossSum(_Watched):
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         return self._add_up("_every", logits, **batch)
+
+    def _weighted(self, *inputs: Tensor, **batch: Any) -> Tensor:
+        return self._add_up("_weighted", *inputs, **batch)
+
+    def _weighted_every(self, *inputs: Tensor, **batch: Any) -> Tensor:
+        return self._add_up("_weighted_every", *inputs, **batch)
+
+# %% ../../nbs/library/losses/base.ipynb #ec7719d3
+class LossSum(_AddedUp):
+    """Weighted sum of losses; made by `+`, `-`, `*` and `/`.
+
+    `loss.coefs[0] = 0.1` counts from the next call on. The options are those
+    of all terms; later they are set on the sum, or by `with_options`.
+
+    Raises:
+        TypeError: terms are no losses, or a coefficient is no number.
+        ValueError: no terms, options differ, or a coefficient is not finite.
+    """
 
     def __repr__(self) -> str:
         return formula(self, self._terms())

@@ -142,7 +142,7 @@ class GCELoss(CurveLoss):
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "p_y^q, or 0 below the floor."
-        weight = (self.q * log_py).exp()
+        weight = (self.q * log_py.clamp_min(-1e30)).exp()  # 0 * inf is 0
         return weight * (log_py >= safe_log(self.tau)) if self.tau else weight
 
 # %% ../../nbs/05_between.ipynb #c1ffbb1f

@@ -13,6 +13,7 @@ from torch import nn
 
 from .base import CurveLoss, Loss
 from .inputs import class_dim, no_autocast, pick, safe_log
+from .inputs import summed
 from .options import SWITCH, Properties
 from ..noise.transition import check_matrix
 
@@ -52,8 +53,7 @@ class _Matrix(Loss):
     def _hold(self, rows: Tensor) -> None:
         "Keeps T, float64, where the one before it was."
         old = self._buffers.get("transition")
-        rows = rows if old is None else rows.to(old)
-        self.register_buffer("transition", rows)
+        self.register_buffer("transition", rows if old is None else rows.to(old))
 
     def _log_t(self) -> Tensor:
         return self.transition.log()
@@ -99,7 +99,12 @@ class _Forward(_Corrected):
         dim = class_dim(logits)
         log_t = self._rows(self._log_t(), logits)
         log_p = logits.log_softmax(dim).movedim(dim, -1).unsqueeze(-1)
-        return -(log_p + log_t).logsumexp(-2).movedim(-1, dim)
+        # Minus infinity has no slope, and what no class can give is that.
+        low = torch.finfo(log_p.dtype).min / 8
+        joint = log_p.clamp_min(low) + log_t.clamp_min(low)
+        found = joint.logsumexp(-2)
+        found = found.masked_fill(found < low / 2, -torch.inf)
+        return -found.movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
@@ -132,9 +137,8 @@ class ForwardLoss(_Forward):
     ) -> ForwardLoss:
         """The loss with T to be learned, from `transition` on.
 
-        T is the softmax of the rows of `scores`, a parameter: they stay
-        probabilities whatever the optimizer does, which needs to be given
-        `loss.parameters()`, too. `loss.transition` is T as it is.
+        `loss.transition`, T as it is, is the softmax of the rows of `scores`,
+        a parameter: give the optimizer `loss.parameters()`, too.
 
         Raises:
             ValueError: an entry is 0; besides what `ForwardLoss` refuses.
@@ -148,8 +152,8 @@ class _Learned(ForwardLoss):
     def _hold(self, rows: Tensor) -> None:
         if not rows.all():
             raise ValueError(
-                "transition has zeros, which no step could change: start above "
-                "0, for example at 0.99 * T + 0.01 / K"
+                "transition has zeros, which no step could change: start from "
+                "0.99 * T + 0.01 / K"
             )
         scores = rows.log().to(torch.get_default_dtype())
         if "scores" not in self._parameters:
@@ -207,8 +211,7 @@ class BackwardLoss(_Inverted):
     r"""Backward correction, :math:`-\sum_j (T^{-1})_{yj} \log p_j`.
 
     Args:
-        transition: T[i, j] = P(given j | true i), (C, C), invertible. May be
-            set anew; `BackwardLoss.learned` has one that is trained.
+        transition: T[i, j] = P(given j | true i), invertible; may be set anew.
 
     Its mean over the noise is the clean cross-entropy. Source: Patrini et al.,
     "Making deep neural networks robust to label noise", CVPR 2017.
@@ -223,12 +226,12 @@ class BackwardLoss(_Inverted):
         log_p = logits.log_softmax(dim).movedim(dim, -1)
         inverse = self._current(logits)
         with no_autocast(logits):
-            return -(log_p @ inverse.mT).movedim(-1, dim)
+            return summed(lambda x: x @ inverse.mT, log_p).movedim(-1, dim)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
         row = pick(self._current(logits), target).movedim(-1, dim)
-        return -(row * logits.log_softmax(dim)).sum(dim)
+        return summed(lambda x: (row * x).sum(dim), logits.log_softmax(dim))
 
 # %% ../../nbs/12_noise_adaptation.ipynb #e88448e7
 class _Mixed:

@@ -15,12 +15,15 @@ import torch
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 # %% auto #0
 __all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'can_look', 'ignored_labels', 'wide', 'no_autocast',
-           'result_dtype', 'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
+           'result_dtype', 'check_number', 'pick', 'times', 'summed', 'safe_log', 'short', 'check_flag',
+           'check_options']
 
 # %% ../../nbs/library/losses/inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
@@ -187,6 +190,23 @@ def pick(
     "`table[labels]`, which `vmap` refuses when it has wrapped the labels."
     rows = table.index_select(0, labels.reshape(-1))
     return rows.reshape(labels.shape + table.shape[1:])
+
+
+def times(
+    share: Float[Tensor, "*s"], value: Float[Tensor, "*s"]
+) -> Float[Tensor, "*s"]:
+    "`share * value`, where nothing times infinity is nothing."
+    return share * value.masked_fill((share == 0) & value.isinf(), 0)
+
+
+def summed(
+    add: Callable[[Tensor], Tensor], log_p: Float[Tensor, "*s"]
+) -> Tensor:
+    "`add(-log_p)`, linear; masked logits are all equally far below the others."
+    masked = log_p == -torch.inf
+    far = add(masked.to(log_p))
+    infinite = times(far, torch.full_like(far, torch.inf))
+    return infinite - add(log_p.masked_fill(masked, 0))
 
 
 def safe_log(x: float) -> float:

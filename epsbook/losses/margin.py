@@ -31,9 +31,12 @@ def log_rest(log_p: Tensor, given: Tensor, dim: int) -> Tensor:
     one half; the others' sum is at hand for that one.
     """
     first = log_p.argmax(dim, keepdim=True)
-    others = log_p.scatter(dim, first, -torch.inf)
+    none = torch.finfo(log_p.dtype).min / 2
+    others = log_p.scatter(dim, first, none)
     direct = (-given.clamp_max(math.log(0.5)).exp()).log1p()
-    rest = others.logsumexp(dim, keepdim=True)
+    # Not minus infinity: if all others are masked, it has no slope.
+    rest = others.clamp_min(none).logsumexp(dim, keepdim=True)
+    rest = rest.masked_fill(rest < none / 2, -torch.inf)
     return torch.where(given <= math.log(0.5), direct, rest)
 
 # %% ../../nbs/10_topk.ipynb #d1d6d6cc
@@ -103,8 +106,14 @@ class LDRLoss(Loss):
 class _Changed(Loss):
     "Cross-entropy after a change of the logits."
 
-    def _change(self, logits: Tensor) -> Tensor:
+    def _clip(self, logits: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _change(self, logits: Tensor) -> Tensor:
+        "Clipped; a class that is masked by minus infinity has no length."
+        masked = logits == -torch.inf
+        changed = self._clip(logits.masked_fill(masked, 0))
+        return changed.masked_fill(masked, -torch.inf)
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         return every_label(self._change(logits), CELoss())
@@ -149,7 +158,7 @@ class LogitClipLoss(_Changed):
         """
         return _Released(delta=delta, **options)
 
-    def _change(self, logits: Tensor) -> Tensor:
+    def _clip(self, logits: Tensor) -> Tensor:
         most = min(self.max_norm, torch.finfo(logits.dtype).max)
         return logits * (most / _norm(logits).clamp_min(most))
 
@@ -168,7 +177,7 @@ class _Released(LogitClipLoss):
         super().__init__(max_norm=max(delta, 1 / delta), **options)
         self.delta = delta
 
-    def _change(self, logits: Tensor) -> Tensor:
+    def _clip(self, logits: Tensor) -> Tensor:
         norm = _norm(logits)
         scaled = logits * (self.delta / norm.clamp_min(1 / self.delta))
         return torch.where(norm > 1 / self.delta, scaled, logits)

@@ -12,13 +12,12 @@ import torch
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
-from .inputs import can_look, class_dim
+from .inputs import class_dim, times
 from .margin import log_rest
+from .memory import Remembering
 from .options import COUNT, SWITCH, Properties
-from ..noise.labels import check_int
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
     from torch import Tensor
 
 # %% auto #0
@@ -119,10 +118,9 @@ class PeerLoss(_Drawing):
         dim = class_dim(logits)
         own = -logits.log_softmax(dim)
         answers, shares = _shuffled(self, logits, _rows(target), **batch)
-        peer = -(shares * answers.log_softmax(1)).sum(1)
-        return own - self.alpha * peer.view_as(own.select(dim, 0)).unsqueeze(
-            dim
-        )
+        peer = -times(shares, answers.log_softmax(1)).sum(1)
+        peer = peer.view_as(own.select(dim, 0)).unsqueeze(dim)
+        return own - self.alpha * peer
 
 # %% ../../nbs/13_complementary.ipynb #8ff83403
 def _rows(logits: Tensor) -> Tensor:
@@ -187,57 +185,29 @@ class BootstrapLoss(Loss):
         dim = class_dim(logits)
         log_p = logits.log_softmax(dim)
         if self.hard:
-            first = logits.argmax(dim, keepdim=True)
-            vote = log_p.gather(dim, first)
+            vote = log_p.gather(dim, logits.argmax(dim, keepdim=True))
         else:
-            vote = (log_p.exp() * log_p).sum(dim, keepdim=True)
+            # Where p is 0, in 64 bits too, p log p is 0, as is its slope.
+            vote = (log_p.exp() * log_p.clamp_min(-1e4)).sum(dim, keepdim=True)
         return -self.beta * log_p - (1 - self.beta) * vote
 
-# %% ../../nbs/13_complementary.ipynb #559a3ddc
-class _Remembering(Loss):
-    "A loss with a running mean of the answers to each training sample."
-
-    def __init__(
-        self, *, num_samples: int, num_classes: int, beta: float, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        self._set(num_samples=num_samples, num_classes=num_classes, beta=beta)
-        check_int("num_classes", num_classes, least=2)
-        self.register_buffer("targets", torch.zeros(num_samples, num_classes))
-
-    def _remember(
-        self, p: Tensor, index: Tensor, ignored: Tensor | None
-    ) -> Tensor:
-        "The memory of these samples, brought up to date in training mode."
-        old = self.targets[index].to(p.dtype)
-        if not self.training:
-            return old
-        share = p / p.sum(1, keepdim=True)
-        new = self.beta * old + (1 - self.beta) * share
-        keep = ~new.isfinite().all(1)  # one bad answer must not stay for good
-        keep = keep if ignored is None else keep | ignored
-        new = torch.where(keep.unsqueeze(1), old, new)
-        with torch.no_grad():
-            self.targets[index] = new.to(self.targets.dtype)
-        return new
-
 # %% ../../nbs/13_complementary.ipynb #1db1bdfa
-class ELRLoss(_Remembering):
+class ELRLoss(Remembering):
     r"""Early-learning regularization.
 
     :math:`-\log p_y + \lambda \log(1 - \langle t, p \rangle)`, where t, one
     row of `targets` per sample, becomes beta t + (1 - beta) p at every call
-    in training mode. As in the official code, p is held within 1e-4 of 0 and
-    1 in the second term.
+    in training mode with gradients. As in the official code, p is held within
+    1e-4 of 0 and 1 in the second term.
 
     Args:
         num_samples, num_classes: size of the memory `targets`, a buffer.
         lam: factor of the second term, >= 0.
         beta: how slowly the memory changes, in [0, 1).
 
-    Called with `index=`, int64 (N,); logits are (N, C). Source: Liu et al.,
-    "Early-learning regularization prevents memorization of noisy labels",
-    NeurIPS 2020.
+    Called with `index=`, int64 (N,); logits are (N, C). Several processes set
+    `across_processes` of `Remembering`. Source: Liu et al., "Early-learning
+    regularization prevents memorization of noisy labels", NeurIPS 2020.
     """
 
     ranges: ClassVar = {
@@ -255,38 +225,8 @@ class ELRLoss(_Remembering):
         self._set(lam=lam)
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        index = _check_index(self.targets, logits, batch.get("index"))
+        index = self._place(logits, batch.get("index"))
         p = logits.softmax(1).clamp(1e-4, 1 - 1e-4)
-        t = self._remember(p.detach(), index, batch.get("ignored"))
+        t = self._remembered(p.detach(), index, batch.get("ignored"))
         agreement = (t * p).sum(1, keepdim=True)
         return self.lam * (1 - agreement).log() - logits.log_softmax(1)
-
-# %% ../../nbs/13_complementary.ipynb #d847897c
-def _check_index(
-    targets: Tensor, logits: Tensor, index: Int[Tensor, " n"] | None
-) -> Int[Tensor, " n"]:
-    if logits.ndim != 2 or logits.shape[1] != targets.shape[1]:
-        raise ValueError(
-            f"ELRLoss needs logits (N, {targets.shape[1]}), got "
-            f"{tuple(logits.shape)}"
-        )
-    if not isinstance(index, torch.Tensor) or index.dtype != torch.int64:
-        raise TypeError(
-            "ELRLoss needs index=, the place of each sample in the training "
-            "set, an int64 tensor (N,)"
-        )
-    if not index.device == targets.device == logits.device:
-        raise ValueError(
-            f"logits are on {logits.device}, index on {index.device}, the "
-            f"memory of the loss on {targets.device}: move them to one device"
-        )
-    if index.shape != logits.shape[:1]:
-        shape = tuple(index.shape)
-        raise ValueError(f"index must have shape ({len(logits)},), got {shape}")
-    if can_look(index) and len(index):
-        low, high = (int(x) for x in index.aminmax())
-        if low < 0 or high >= len(targets):
-            raise ValueError(
-                f"index must lie in 0..{len(targets) - 1}, got {low}..{high}"
-            )
-    return index

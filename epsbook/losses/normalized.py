@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+import torch
+
 from .base import Loss
 from .between import FocalLoss, focal_factor
 from .curve import every_label
-from .inputs import class_dim, safe_log
+from .inputs import can_look, class_dim, safe_log
 from .options import SWITCH, Options, Properties
 
 if TYPE_CHECKING:
@@ -27,14 +29,26 @@ class _Share(Loss):
         "A number for each class, all of one sign, (N, C, ...)."
         raise NotImplementedError
 
+    def _finite_parts(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        "The parts and their sum, (N, 1, ...); in the limit, where infinite."
+        dim, parts = class_dim(logits), self._parts(logits)
+        total = parts.sum(dim, keepdim=True)
+        if can_look(total) and not total.isinf().any():
+            return parts, total
+        # A masked class outweighs all others, which have no share beside it.
+        masked = parts.isinf()
+        parts = torch.where(total.isinf(), masked.to(parts), parts)
+        return parts, parts.sum(dim, keepdim=True)
+
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        parts = self._parts(logits)
-        return parts / parts.sum(class_dim(logits), keepdim=True)
+        parts, total = self._finite_parts(logits)
+        return parts / total
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        dim, parts = class_dim(logits), self._parts(logits)
-        given = parts.gather(dim, target.unsqueeze(dim)).squeeze(dim)
-        return given / parts.sum(dim)
+        dim = class_dim(logits)
+        parts, total = self._finite_parts(logits)
+        given = parts.gather(dim, target.unsqueeze(dim))
+        return (given / total).squeeze(dim)
 
 # %% ../../nbs/06_active_passive.ipynb #ce722cad
 class NCELoss(_Share):

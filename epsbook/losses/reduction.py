@@ -10,14 +10,58 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .inputs import check_inputs, check_options, class_dim
-from .inputs import ignored_labels, pick, result_dtype, wide
+from .inputs import ignored_labels, pick, result_dtype, times
+from .inputs import wide
+from .options import Described
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['reduce']
+__all__ = ['weigh', 'weigh_every', 'Reducible', 'reduce']
+
+# %% ../../nbs/library/losses/reduction.ipynb #93c06900
+def weigh(weight: Tensor, losses: Tensor, target: Tensor) -> Tensor:
+    "Losses of labels, (N, ...), times the class weights of the labels."
+    return times(pick(weight, target), losses)
+
+
+def weigh_every(weight: Tensor, losses: Tensor) -> Tensor:
+    "The loss of each label, (N, C, ...), times its class weight."
+    dim = class_dim(losses)
+    shape = [-1 if i == dim else 1 for i in range(losses.ndim)]
+    return times(weight.view(shape).expand_as(losses), losses)
+
+# %% ../../nbs/library/losses/reduction.ipynb #93c06901
+class Reducible(Described):
+    "What a loss tells of itself; `per_class` and the reductions ask for it."
+
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        kind = type(self).__name__
+        raise NotImplementedError(f"{kind} must define _every")
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        dim = class_dim(logits)
+        losses = self._every(logits, **batch)
+        return losses.gather(dim, target.unsqueeze(dim)).squeeze(dim)
+
+    def _mean(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        return self._given(logits, target, **batch).mean()
+
+    def _weighted(
+        self, logits: Tensor, target: Tensor, weight: Tensor, **batch: Any
+    ) -> Tensor:
+        return weigh(weight, self._given(logits, target, **batch), target)
+
+    def _weighted_every(
+        self, logits: Tensor, weight: Tensor, **batch: Any
+    ) -> Tensor:
+        return weigh_every(weight, self._every(logits, **batch))
+
+    def _finds_bad_labels(self, target: Tensor, num_classes: int) -> bool:
+        "Is a label out of range, ignored ones too, an IndexError at no cost?"
+        return False
 
 # %% ../../nbs/library/losses/reduction.ipynb #2f3f827c
 def _class_weight(loss: Any, logits: Tensor) -> Tensor:
@@ -51,15 +95,19 @@ def _hard(
         target = target.masked_fill(ignored, 0)
     elif loss.weight is None:
         return method(logits, target, index=index), None
-    losses = loss._given(logits, target, ignored=ignored, index=index)
-    scale = torch.ones_like(losses)
-    if loss.weight is not None:
-        scale = pick(_class_weight(loss, logits), target)
+    known = {"ignored": ignored, "index": index}
+    if loss.weight is None:
+        losses = loss._given(logits, target, **known)
+        scale = torch.ones_like(losses)
+    else:
+        weight = _class_weight(loss, logits)
+        losses = loss._weighted(logits, target, weight, **known)
+        scale = pick(weight, target)
     if ignored is not None:
         # Not a product: a NaN in an ignored sample must not survive.
         losses = losses.masked_fill(ignored, 0)
         scale = scale.masked_fill(ignored, 0)
-    return losses * scale, scale.sum()
+    return losses, scale.sum()
 
 # %% ../../nbs/library/losses/reduction.ipynb #eeeadb83
 def _soft(
@@ -70,13 +118,16 @@ def _soft(
         raise ValueError(
             "ignore_index is for labels; probabilities have no label to ignore"
         )
-    dim = class_dim(logits)
-    share = target = target.to(logits.dtype)
-    if loss.weight is not None:
-        shape = [-1 if i == dim else 1 for i in range(logits.ndim)]
-        share = share * _class_weight(loss, logits).view(shape)
-    every = loss._every(logits, target=target, index=index)
-    losses = (share * every).sum(dim)
+    target = target.to(logits.dtype)
+    known = {"target": target, "index": index}
+    if loss.weight is None:
+        every = loss._every(logits, **known)
+    else:
+        weight = _class_weight(loss, logits)
+        every = loss._weighted_every(logits, weight, **known)
+    # Not a product: nothing times infinity is nothing, as is 0 log 0.
+    every = every.masked_fill((target == 0) & ~every.isfinite(), 0)
+    losses = (target * every).sum(class_dim(logits))
     return losses.mean() if mean else losses, None
 
 # %% ../../nbs/library/losses/reduction.ipynb #2dcf7595

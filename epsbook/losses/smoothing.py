@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
 from .inputs import class_dim
 from .options import Properties
+from .reduction import weigh_every
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +22,46 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['GLSLoss']
 
+# %% ../../nbs/11_label_smoothing.ipynb #86349b3f
+def _ahead(x: Tensor, mean: Tensor, r: float) -> Tensor:
+    "r (x - mean); 0 for a class that is masked, with x minus infinity."
+    if r == 0:
+        return torch.zeros_like(x)
+    return r * (x - mean).masked_fill(x == -torch.inf, 0)
+
+
+class _Smoothed(Loss):
+    "What a share r of the uniform distribution adds."
+
+    r: float
+
+    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
+        log_p = logits.log_softmax(class_dim(logits))
+        mean = logits.mean(class_dim(logits), keepdim=True)
+        return _ahead(logits, mean, self.r) - log_p
+
+    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        dim = class_dim(logits)
+        given = logits.gather(dim, target.unsqueeze(dim)).squeeze(dim)
+        ahead = _ahead(given, logits.mean(dim), self.r)
+        return given_label(logits, target, CELoss()) + ahead
+
+    def _weighted_every(
+        self, logits: Tensor, weight: Tensor, **batch: Any
+    ) -> Tensor:
+        log_p = weigh_every(weight, logits.log_softmax(class_dim(logits)))
+        mean = log_p.mean(class_dim(logits), keepdim=True)
+        return _ahead(log_p, mean, self.r) - log_p
+
+    def _weighted(
+        self, logits: Tensor, target: Tensor, weight: Tensor, **batch: Any
+    ) -> Tensor:
+        dim = class_dim(logits)
+        every = self._weighted_every(logits, weight)
+        return every.gather(dim, target.unsqueeze(dim)).squeeze(dim)
+
 # %% ../../nbs/11_label_smoothing.ipynb #86349b40
-class GLSLoss(Loss):
+class GLSLoss(_Smoothed):
     r"""Generalized label smoothing.
 
     :math:`-(1 - r) \log p_y - \frac{r}{K} \sum_k \log p_k`.
@@ -28,8 +69,9 @@ class GLSLoss(Loss):
     Args:
         r: share of the uniform distribution, <= 1. Positive: label smoothing
             with r/K for every class, the true one too, as `label_smoothing`
-            of torch. 0: cross-entropy. Negative: negative label smoothing
-            (NLS), which has no lower bound.
+            of torch, class weights included: each class has its own. 0:
+            cross-entropy. Negative: negative label smoothing (NLS), which
+            has no lower bound.
 
     Source: Wei et al., "To smooth or not? When label smoothing meets noisy
     labels", ICML 2022.
@@ -46,14 +88,3 @@ class GLSLoss(Loss):
     def __init__(self, *, r: float, **options: Any) -> None:
         super().__init__(**options)
         self._set(r=r)
-
-    def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        ahead = logits - logits.mean(class_dim(logits), keepdim=True)
-        log_p = logits.log_softmax(class_dim(logits))
-        return self.r * ahead - log_p
-
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        given = logits.gather(dim, target.unsqueeze(dim)).squeeze(dim)
-        ahead = given - logits.mean(dim)
-        return given_label(logits, target, CELoss()) + self.r * ahead

@@ -20,6 +20,7 @@ __all__ = ['fit', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for
 
 # %% ../../nbs/17_training.ipynb #217e8864
 from .. import data, losses, noise
+from ..losses.memory import begin_anew, generators
 from . import models
 from .augment import Moves, augmented, draw_moves, windows
 from .checkpoint import DRAWING, Saver, freeze, load_checkpoint
@@ -69,6 +70,7 @@ class _Run:
     labels: Int64[Tensor, " n"]
     moves: Moves
     step: Step = field(init=False)
+    told: tuple = ()
     rows: list[dict[str, float | None]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -87,6 +89,7 @@ def _step(run: _Run, batch: Int64[Tensor, " b"]) -> tuple[Tensor, Tensor]:
 def _epoch(run: _Run) -> float:
     "One pass over the images in random order; the mean training loss."
     run.net.train()
+    _look_at_loss(run)
     n, device = len(run.labels), run.labels.device
     order = torch.randperm(n, generator=run.order).to(device)
     run.moves.copy_(draw_moves(n, run.protocol, run.order))
@@ -117,10 +120,15 @@ def _optimizer(net: nn.Module, protocol: Protocol, device: torch.device):
     return optimizer, cosine(optimizer, protocol.epochs)
 
 # %% ../../nbs/17_training.ipynb #17a0f001
-def _generators(loss: losses.Loss) -> list[torch.Generator]:
-    "Generators that the loss draws from, besides torch's own."
-    parts = (getattr(m, "generator", None) for m in loss.modules())
-    return [g for g in parts if isinstance(g, torch.Generator)]
+def _look_at_loss(run: _Run) -> None:
+    "A recorded step keeps the loss as it was: record what has changed."
+    told = repr(run.loss), *(b.data_ptr() for b in run.loss.buffers())
+    if told != run.told:
+        # Weakly, for the run holds its step: one that ended must leave the GPU.
+        step = partial(_step, weakref.proxy(run))
+        size, device = run.protocol.batch_size, run.labels.device
+        run.step = recorded(step, size, device, generators(run.loss))
+        run.told = told
 
 # %% ../../nbs/17_training.ipynb #9c4d5618
 def _built(network: str, num_classes: int, seed: int) -> nn.Module:
@@ -144,17 +152,14 @@ def _start(s: Split, loss: losses.Loss, protocol: Protocol, seed: int) -> _Run:
     moves = draw_moves(len(s.y), protocol, torch.Generator()).to(device)
     order = torch.Generator().manual_seed(seed)
     parts = protocol, net, loss.to(device), *_optimizer(net, protocol, device)
-    run = _Run(*parts, order, images, s.y, moves)
-    # Weakly, for the run holds its step: one that ended must leave the GPU.
-    step, drawn = partial(_step, weakref.proxy(run)), _generators(run.loss)
-    run.step = recorded(step, protocol.batch_size, device, drawn)
-    return run
+    begin_anew(loss, seed)
+    return _Run(*parts, order, images, s.y, moves)
 
 # %% ../../nbs/17_training.ipynb #e9fba470
 def _state(run: _Run) -> tuple[list, list[torch.Generator]]:
     "What a checkpoint holds the state of: parts, and generators."
     parts = [run.net, run.loss, run.optimizer, run.schedule]
-    return parts, [run.order, *_generators(run.loss)]
+    return parts, [run.order, *generators(run.loss)]
 
 # %% ../../nbs/17_training.ipynb #d5bff4b8
 def _held(run: _Run) -> dict[str, Any]:
@@ -180,6 +185,8 @@ def _train(
     if state:
         thaw(*_state(run), state["frozen"])
         run.rows, run.seconds = state["rows"], state["seconds"]
+        if watch:
+            watch(run.rows)
     saver = Saver(file, about) if file else None
     for bar in epochs_left(len(run.rows), run.protocol.epochs, label):
         start = time.perf_counter()
@@ -231,10 +238,12 @@ def _where(d: data.Dataset, protocol: Protocol, device: str) -> dict:
     }
 
 # %% ../../nbs/17_training.ipynb #f4480e13
-def _outcome(run: _Run, s: Split, device: str) -> dict[str, Any]:
+def _outcome(run: _Run, s: Split, device: str, about: dict) -> dict[str, Any]:
     "What is known when it has ended."
     curves = {key: [row[key] for row in run.rows] for key in run.rows[0]}
-    return {
+    loss, end = about["loss"], repr(run.loss)
+    return about | {
+        "loss": loss if loss == end else f"{loss}, at the end {end}",
         "accuracy": accuracies(curves),
         "recall": recall(run.net, s),
         "margins": margins(run.net, s),
@@ -264,10 +273,10 @@ def fit(
     Args:
         d, spec: images, and what is done to their training labels.
         loss, protocol: with reduction "mean"; how the network is trained.
-        seed: draws the labels, the split, the weights and the batches.
+        seed: draws labels, split, weights and batches, and for the loss.
         device, label: by default "cuda" if it is there; name of the bar.
-        checkpoint: a file to write; a run that finds it goes on.
-        watch: called after each epoch with all measurements so far.
+        checkpoint: a file to write; who finds it tells watch and goes on.
+        watch: gets all measurements after each epoch; may anneal the loss.
         until: a `time.monotonic` to end by; needs a checkpoint.
 
     Raises:
@@ -284,4 +293,4 @@ def fit(
     with repeatable(device), kept_memory():
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch, until)
-        return about | _outcome(run, s, device)
+        return _outcome(run, s, device, about)

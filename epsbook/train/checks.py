@@ -62,11 +62,11 @@ def find_device(device: str | None) -> str:
 
 # %% ../../nbs/library/train/checks.ipynb #9a74a21c
 def check_run(d: Dataset, loss: losses.Loss, protocol: Protocol) -> None:
-    """Refuses a loss that is no mean, and images that do not fit the protocol.
+    """Refuses a loss that is no mean or learns; images that do not fit.
 
     Raises:
-        TypeError: no loss of this package. ValueError: no mean, a network for
-            other images, or a crop as wide as the image.
+        TypeError: no loss of this package. ValueError: no mean, a parameter
+            in the loss, a network for other images, or too wide a crop.
     """
     check_sizes(d, protocol)
     if not isinstance(loss, losses.Loss):
@@ -74,6 +74,12 @@ def check_run(d: Dataset, loss: losses.Loss, protocol: Protocol) -> None:
         raise TypeError(f"loss must be one of epsbook.losses, got {kind}")
     if loss.reduction != "mean":
         raise ValueError(f'reduction must be "mean", got {loss.reduction!r}')
+    learned = [name for name, _ in loss.named_parameters()]
+    if learned:
+        raise ValueError(
+            f"only the network is trained here, and the loss has {learned[0]} "
+            "to learn: give both to an optimizer in a loop of your own"
+        )
     shape = tuple(d.train_images.shape[1:])
     side = min(shape[1:])
     if protocol.crop >= side:

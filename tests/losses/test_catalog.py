@@ -419,8 +419,8 @@ def ranks(loss, q):
     "Is the order of the best answer that of q, with visible gaps?"
     p = best_answer(loss, q)
     if isinstance(loss, NCELoss | NFLLoss):
-        # Their least risk is reached by no answer: a wrong order comes closer.
-        h = torch.stack([p.log(), torch.tensor([0, 2, -1e4])])
+        # Their least risk is reached by no answer: a wrong order comes as close.
+        h = torch.stack([p.log(), torch.tensor([0, 2, -torch.inf])])
         risk = (each(loss, h) * q).sum(1)
         return bool(risk[0] < risk[1])
     return bool((p[:-1] - p[1:] > 1e-4).all())

@@ -291,7 +291,8 @@ def test_one_hot_probabilities_are_labels_and_dense_is_flat(name, batch):
     want, hot = loss.per_sample(x, y), F.one_hot(y, k).movedim(-1, dim).to(x)
     close(loss.per_sample(x, hot), want)
     close(loss.per_sample(*flat(x, y)), want.flatten())
-    close((loss.per_class(x) * hot).sum(dim) * loss.weight[y], want)
+    if not isinstance(loss, el.GLSLoss):  # each class has its own weight
+        close((loss.per_class(x) * hot).sum(dim) * loss.weight[y], want)
 
 
 @hostile(batch=batches(), ignore=st.sampled_from([-1, 1]), cut=st.sampled_from([1, -9]))
@@ -305,10 +306,84 @@ def test_weights_and_ignored_labels(name, batch, ignore, cut):
     want = loss(reduction="none")(x, y) * scale
     if name in DETERMINED:
         close(want, CASES[name](k).per_sample(x, y.clamp_min(0)) * scale)
+    if "GLS" in name:  # each class has its own weight: label_smoothing of torch
+        kept, part = y.clamp_min(0), loss().r / k
+        hot = F.one_hot(kept, k).movedim(-1, int(x.ndim > 1)).double()
+        share = (1 - loss().r) * hot + part
+        shape = [-1 if i == int(x.ndim > 1) else 1 for i in range(x.ndim)]
+        each = -share * w.view(shape) * x.log_softmax(int(x.ndim > 1))
+        want = each.sum(int(x.ndim > 1)) * ~ignored
     x = x.masked_fill(ignored.unsqueeze(int(x.ndim > 1)), nan)
     close(loss(weight=w, reduction="none")(x, y), want)
     close(loss(weight=w, reduction="sum")(x, y), want.sum())
     close(loss(weight=w)(x, y), want.sum() / scale.sum())
+
+
+# ---- masked classes -----------------------------------------------------------
+
+MASKED = torch.tensor([[0, 0, 1, 0, 1], [1, 0, 0, 0, 0], [0, 1, 1, 1, 1]]).bool()
+SHARES = [[0.5, 0.2, 0, 0.3, 0], [0, 0.6, 0.2, 0.1, 0.1], [1, 0, 0, 0, 0]]
+# Infinite where a class is masked, whatever the label: they ask all classes.
+ASKS_ALL = "GLSLoss(", "BackwardLoss(transition=dense", "PeerLoss("
+
+
+@cases(CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_masked_class_is_one_that_is_far_below(name, dtype):
+    x = random(3, 5).to(dtype)
+    for y in (torch.tensor([3, 1, 0]), torch.eye(5)[[3, 1, 0]], torch.tensor(SHARES)):
+        for options in ({}, {"weight": random(5).abs()}, {"reduction": "sum"}):
+            found = []
+            for low in (-inf, -1e6):
+                far = x.masked_fill(MASKED, low).requires_grad_()
+                value = CASES[name](5, **options)(far, y)
+                found += [value, slope(value, far)]
+            asks = name.startswith(ASKS_ALL)
+            assert not found[0].isnan() or (asks and y.is_floating_point())
+            assert found[1].isfinite().all() or asks
+            if asks or "LogitClip" in name:
+                continue
+            close(found[0], found[2], 1e-5)
+            close(found[1], found[3], 1e-5)
+
+
+@cases([name for name in CASES if "LogitClip" in name])
+def test_a_masked_class_has_no_length(name):
+    x = random(3, 5).masked_fill(torch.arange(5) == 2, -inf)
+    kept, y = x[:, [0, 1, 3, 4]], torch.tensor([3, 1, 0])
+    close(
+        CASES[name](5).per_sample(x, y),
+        CASES[name](4).per_sample(kept, y - (y > 2).long()),
+    )
+
+
+def test_what_no_class_gives_costs_infinity_and_has_no_slope():
+    x = torch.tensor([[0.0, -inf, -inf]], requires_grad=True)
+    pair = 0.8 * torch.eye(3) + 0.2 * torch.eye(3).roll(1, 1)
+    loss = el.ForwardLoss(transition=pair)
+    want = torch.tensor([[-math.log(0.8), -math.log(0.2), inf]])
+    close(loss.per_class(x), want, 1e-6)
+    value = loss(x, torch.tensor([[0.5, 0.5, 0]]))
+    close(value, want[0, :2].mean(), 1e-6)
+    assert slope(value, x).isfinite().all()
+    plain = el.BackwardLoss(transition=torch.eye(3))
+    close(plain.per_class(x), torch.tensor([[0.0, inf, inf]]))
+    assert el.BootstrapLoss(beta=0)(x, torch.eye(3)[:1]) == 0
+    for zero in (el.SCELoss(a=0, b=1), 0 * el.CELoss() + el.MAELoss()):
+        assert zero(x, torch.eye(3)[:1]).isfinite()
+
+
+@cases(CASES)
+def test_a_weight_of_zero_takes_a_masked_label_out(name):
+    if name.startswith(ASKS_ALL):
+        return
+    w = torch.tensor([1.0, 1, 0, 1, 1]).double()
+    x, y = random(3, 5).masked_fill(torch.arange(5) == 2, -inf), torch.tensor([3, 2, 0])
+    loss = CASES[name](5, weight=w)
+    assert loss(x, y).isfinite()
+
+
+# ---- precision -----------------------------------------------------------------
 
 
 @cases(CASES)

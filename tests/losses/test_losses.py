@@ -232,31 +232,70 @@ def test_every_sum_is_linear(name):
     )
 
 
+# Pairs that are one loss, whatever the options.
+EQUAL = [
+    (lambda **o: GCELoss(q=0, **o), CELoss),
+    (lambda **o: GCELoss(q=1, **o), lambda **o: MAELoss(**o) / 2),
+    (lambda **o: FocalLoss(gamma=0, **o), CELoss),
+    (lambda **o: ClippedCELoss(max_loss=1e4, **o), CELoss),
+    (lambda **o: SCELoss(a=1, b=0, **o), CELoss),
+    (lambda **o: RCELoss(log_zero=-6, **o), lambda **o: 3 * MAELoss(**o)),
+    (lambda **o: AGCELoss(a=3, q=1, **o), lambda **o: MAELoss(**o) / 2),
+    (lambda **o: AULLoss(a=3, q=1, **o), lambda **o: MAELoss(**o) / 2),
+    (lambda **o: EpsCELoss(m=0, tau=0, **o), CELoss),
+    (lambda **o: EpsFocalLoss(m=0, tau=0, gamma=0, **o), CELoss),
+    (lambda **o: EpsFocalLoss(m=9, gamma=0, **o), lambda **o: EpsCELoss(m=9, **o)),
+    (lambda **o: LogitClipLoss(max_norm=1e6, **o), CELoss),
+    (lambda **o: GLSLoss(r=0, **o), CELoss),
+    (lambda **o: ForwardLoss(transition=torch.eye(5), **o), CELoss),
+    (lambda **o: BackwardLoss(transition=torch.eye(5), **o), CELoss),
+    (
+        lambda **o: ForwardLoss(
+            transition=torch.tensor(uniform_matrix(0.4, False, 5)), **o
+        ),
+        lambda **o: NoiseAdaptationLoss(noise_rate=0.4, inclusive=False, **o),
+    ),
+    (lambda **o: NoiseAdaptationLoss(noise_rate=0, inclusive=False, **o), CELoss),
+    (lambda **o: BootstrapLoss(beta=1, **o), CELoss),
+    (lambda **o: BootstrapLoss(beta=1, hard=True, **o), CELoss),
+    (lambda **o: PeerLoss(alpha=0, **o), CELoss),
+    (lambda **o: NFLLoss(gamma=0, **o), NCELoss),
+    (lambda **o: NNFLLoss(gamma=0, **o), NNCELoss),
+    (CELoss, lambda **o: TorchLoss(**o)),
+    (lambda **o: GLSLoss(r=0.3, **o), lambda **o: TorchLoss(label_smoothing=0.3, **o)),
+    (
+        lambda **o: 2 * GLSLoss(r=0.3, **o) - CELoss(**o),
+        lambda **o: (
+            lambda x, y: (
+                2 * TorchLoss(label_smoothing=0.3, **o)(x, y) - TorchLoss(**o)(x, y)
+            )
+        ),
+    ),
+]
+TorchLoss = torch.nn.CrossEntropyLoss
+
+
+@pytest.mark.parametrize("pair", range(len(EQUAL)))
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ignore", [-100, 2])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_equal_losses_are_equal_with_all_options(pair, weighted, ignore, reduction):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.tensor([1.0, 2, 0.5, 0, 3]).double() if weighted else None
+    options = {"weight": weight, "reduction": reduction}
+    for shape in ((20, 5), (4, 5, 3, 2)):
+        logits = 3 * torch.randn(shape, generator=g, dtype=torch.float64)
+        y = torch.randint(5, (shape[0], *shape[2:]), generator=g)
+        q = torch.randn(shape, generator=g, dtype=torch.float64).softmax(1)
+        one, other = (f(**options, ignore_index=ignore) for f in EQUAL[pair])
+        torch.testing.assert_close(one(logits, y), other(logits, y))
+        one, other = (f(**options) for f in EQUAL[pair])
+        torch.testing.assert_close(one(logits, q), other(logits, q))
+
+
 def test_limits_of_every_family():
     logits, y = batch(50, 5)
-    ce, mae = (x.per_sample(logits, y) for x in (CELoss(), MAELoss()))
-    same = [
-        (GCELoss(q=0), ce),
-        (GCELoss(q=1), mae / 2),
-        (FocalLoss(gamma=0), ce),
-        (ClippedCELoss(max_loss=1e4), ce),
-        (SCELoss(a=1, b=0), ce),
-        (AGCELoss(a=3, q=1), mae / 2),
-        (AULLoss(a=3, q=1), mae / 2),
-        (EpsFocalLoss(m=0, tau=0, gamma=0), ce),
-        (LogitClipLoss(max_norm=1e6), ce),
-        (GLSLoss(r=0), ce),
-        (ForwardLoss(transition=torch.eye(5)), ce),
-        (BackwardLoss(transition=torch.eye(5)), ce),
-        (NoiseAdaptationLoss(noise_rate=0, inclusive=False), ce),
-        (BootstrapLoss(beta=1), ce),
-        (PeerLoss(alpha=0), ce),
-        (NFLLoss(gamma=0), NCELoss().per_sample(logits, y)),
-        (NNFLLoss(gamma=0), NNCELoss().per_sample(logits, y)),
-    ]
-    for loss, want in same:
-        got = loss.per_sample(logits, y)
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    ce = CELoss().per_sample(logits, y)
     nearly = GCELoss(q=1e-9).per_sample(logits, y)
     torch.testing.assert_close(nearly, ce, rtol=1e-6, atol=0)
     far = (GLSLoss(r=-1e9) / (1 + 1e9)).per_sample(logits, y)

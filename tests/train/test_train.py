@@ -15,7 +15,9 @@ import torch
 from epsbook import data, noise, train
 from epsbook.data import images
 from epsbook.data.files import home
-from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, MAELoss, NLNLLoss
+from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, ForwardLoss
+from epsbook.losses import MAELoss, NLNLLoss
+from epsbook.losses.memory import generators
 from epsbook.losses.recipes import build_loss, known_recipes
 from epsbook.runs import plan
 from epsbook.runs import record
@@ -50,7 +52,7 @@ def run():
     ],
 )
 def test_a_step_is_recorded_unless_its_loss_draws_by_itself(loss, device, recorded):
-    drawn = train._generators(loss)
+    drawn = generators(loss)
     step = graphs.recorded(len, 8, torch.device(device), drawn)
     assert isinstance(step, graphs.Graphed) if recorded else step is len
 
@@ -509,9 +511,89 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     seen = []
     last = {"checkpoint": file, "watch": lambda rows: seen.append(len(rows))}
     again = train.fit(*asked, LOSSES[name](), p, 1, device, **last)
-    assert seen == list(range(epochs + 1, 4))
+    assert seen == list(range(epochs, 4))
     for key in ("weights_sha256", "curves", "recall", "margins", "accuracy"):
         assert again[key] == whole[key]
+
+
+# A loss serves many runs, and may be annealed in one.
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_was_used_is_as_good_as_new(tiny, name):
+    p = small(**MOVED, validation=0)
+    asked = pictures(), noise.NoiseSpec.symmetric(0.4)
+    loss = LOSSES[name]() + CELoss()
+    first = train.fit(*asked, loss, p, 1)
+    loss.eval()
+    for seed in (2, 1):
+        new = train.fit(*asked, LOSSES[name]() + CELoss(), p, seed)
+        used = train.fit(*asked, loss, p, seed)
+        assert used["weights_sha256"] == new["weights_sha256"]
+    assert used["curves"] == first["curves"]
+    if name == "elr":
+        assert loss.losses[0].targets.any(1).all()
+
+
+def test_a_seed_draws_for_a_generator_of_ones_own(tiny):
+    p = small(**MOVED, validation=0)
+    asked = pictures(), noise.NoiseSpec.symmetric(0.4)
+    g = [torch.Generator().manual_seed(s) for s in (5, 6)]
+    one, two = (train.fit(*asked, NLNLLoss(generator=x), p, 1) for x in g)
+    assert one["weights_sha256"] == two["weights_sha256"]
+    assert g[0].get_state().equal(g[1].get_state())
+
+
+def annealed(loss):
+    def watch(rows):
+        loss.coefs[0] = 1 - len(rows) / 3
+        loss.losses[1].m = 10.0 ** len(rows)
+
+    return watch
+
+
+def test_an_annealed_loss_goes_on_and_says_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.Saver, "rest", 0)
+    p = small(**MOVED, epochs=3, validation=0)
+    asked = pictures(), noise.NoiseSpec.symmetric(0.4)
+    build, file = lambda: CELoss() + EpsCELoss(m=1), tmp_path / "run.pt"
+
+    def run(loss, watch, **more):
+        return train.fit(*asked, loss, p, 1, watch=watch, **more)
+
+    plain, whole = run(build(), None), run(loss := build(), annealed(loss))
+    assert whole["weights_sha256"] != plain["weights_sha256"]
+    words = f"{build()!r}, at the end 0 * CELoss() + EpsCELoss(m=1000, tau=1e-08)"
+    assert (plain["loss"], whole["loss"]) == (repr(build()), words)
+    with pytest.raises(Stopped):
+        loss = build()
+        change, stop = annealed(loss), stop_after(2)
+        run(loss, lambda rows: (change(rows), stop(rows)), checkpoint=file)
+    again = run(loss := build(), annealed(loss), checkpoint=file)
+    assert again["weights_sha256"] == whole["weights_sha256"]
+    assert again["loss"] == whole["loss"]
+
+
+def test_a_step_is_recorded_anew_when_its_loss_has_changed(tiny, monkeypatch):
+    made = []
+    monkeypatch.setattr(train, "recorded", lambda step, *_: made.append(1) or step)
+    p = small(**MOVED, epochs=3, validation=0)
+    asked = pictures(), noise.NoiseSpec.symmetric(0.4)
+    train.fit(*asked, ELRLoss(num_samples=52, num_classes=4), p, 1)
+    assert len(made) == 1
+    loss = CELoss() + EpsCELoss(m=1)
+    train.fit(*asked, loss, p, 1, watch=annealed(loss))
+    assert len(made) == 1 + 3
+    t = 0.6 * torch.eye(4) + 0.1
+    loss = ForwardLoss(transition=t)
+    train.fit(*asked, loss, p, 1, watch=lambda _: setattr(loss, "transition", t))
+    assert len(made) == 4 + 3
+
+
+def test_a_loss_that_learns_is_refused(tiny):
+    loss = CELoss() + ForwardLoss.learned(transition=0.6 * torch.eye(4) + 0.1)
+    with pytest.raises(ValueError, match=r"loss has losses\.1\.scores to learn"):
+        train.fit(pictures(), noise.NoiseSpec.symmetric(0.4), loss, small(), 1)
 
 
 def test_a_checkpoint_is_read_onto_the_device_of_the_run(tiny, tmp_path, monkeypatch):
