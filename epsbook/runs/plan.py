@@ -175,7 +175,7 @@ class Plan(_Recorded):
         TypeError: a field of the protocol has another type.
     """
 
-    def run(self, seed: int, **options: Any) -> dict:
+    def run(self, seed: int, **options: Any) -> dict[str, Any]:
         "One run: its record. Options and errors are those of `train.fit`."
         head, loss = self.head, build_loss(self.terms)
         label = f"{self.dataset} {self.noise} {head['method']} {seed}"
@@ -187,7 +187,7 @@ class Plan(_Recorded):
 # %% ../../nbs/library/runs/plan.ipynb #11f1f789
 def run(
     name: str, method: str, seed: int, at: str | None = None, **options: Any
-) -> dict:
+) -> dict[str, Any]:
     """One run of the experiment `name`: its record, not yet written.
 
     `options` are those of `fit`.

@@ -256,7 +256,7 @@ def do(
     keep: Callable[[dict], Any],
     clock: Clock | None = None,
     **options: Any,
-) -> dict:
+) -> dict[str, Any]:
     """One run: its record, which `keep` writes.
 
     Args:

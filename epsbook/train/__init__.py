@@ -267,7 +267,7 @@ def fit(
     checkpoint: str | Path | None = None,
     watch: Callable[[list], None] | None = None,
     until: float | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Trains on labels corrupted by `spec`; returns the record of the run.
 
     Args:
