@@ -52,8 +52,7 @@ class _Matrix(Loss):
 
     def _hold(self, rows: Tensor) -> None:
         "Keeps T, float64, where the one before it was."
-        old = self._buffers.get("transition")
-        made = rows if old is None else rows.to(old)
+        made = rows.to(self._buffers.get("transition", rows))
         self.register_buffer("transition", made)
 
     def _log_t(self) -> Tensor:
