@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from .base import CurveLoss, Loss
 from .inputs import class_dim, no_autocast, pick, safe_log
 from .inputs import summed
-from .options import SWITCH, Properties
+from .options import SWITCH, Options, Properties
 from ..noise.transition import check_matrix
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _Matrix(Loss):
     "A loss that has a transition matrix, checked whenever it is set."
 
     def __init__(
-        self, *, transition: Float[Tensor, "c c"], **options: Any
+        self, *, transition: Float[Tensor, "c c"], **options: Unpack[Options]
     ) -> None:
         super().__init__(**options)
         self.transition = transition
@@ -133,7 +133,7 @@ class ForwardLoss(_Forward):
 
     @staticmethod
     def learned(
-        *, transition: Float[Tensor, "c c"], **options: Any
+        *, transition: Float[Tensor, "c c"], **options: Unpack[Options]
     ) -> ForwardLoss:
         """The loss with T to be learned, from `transition` on.
 
@@ -289,7 +289,7 @@ class NoiseAdaptationLoss(CurveLoss):
     )
 
     def __init__(
-        self, *, noise_rate: float, inclusive: bool, **options: Any
+        self, *, noise_rate: float, inclusive: bool, **options: Unpack[Options]
     ) -> None:
         super().__init__(**options)
         self._set(noise_rate=noise_rate, inclusive=inclusive)
