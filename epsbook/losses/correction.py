@@ -13,8 +13,8 @@ from torch import nn
 
 from .base import CurveLoss, Loss
 from .inputs import class_dim, no_autocast, pick, safe_log
-from .inputs import summed
 from .options import SWITCH, Properties
+from .reduction import summed
 from ..noise.transition import check_matrix
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class _Matrix(Loss):
 
     def _hold(self, rows: Tensor) -> None:
         "Keeps T, float64, where the one before it was."
-        old = self._buffers.get("transition")
-        self.register_buffer("transition", rows if old is None else rows.to(old))
+        t = self._buffers.get("transition")
+        self.register_buffer("transition", rows if t is None else rows.to(t))
 
     def _log_t(self) -> Tensor:
         return self.transition.log()
