@@ -13,8 +13,8 @@ from torch import nn
 
 from .base import CurveLoss, Loss
 from .inputs import class_dim, no_autocast, pick, safe_log
-from .inputs import summed
 from .options import SWITCH, Options, Properties
+from .reduction import summed
 from ..noise.transition import check_matrix
 
 if TYPE_CHECKING:

@@ -15,20 +15,24 @@ import torch
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['class_dim', 'check_floating', 'check_logits', 'check_inputs', 'can_look', 'ignored_labels', 'wide', 'no_autocast',
-           'result_dtype', 'check_number', 'pick', 'times', 'summed', 'safe_log', 'short', 'check_flag',
-           'check_options']
+__all__ = ['class_dim', 'check_floating', 'check_logits', 'can_look', 'check_inputs', 'ignored_labels', 'wide', 'no_autocast',
+           'result_dtype', 'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
 
 # %% ../../nbs/library/losses/inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
     "Index of the class dimension: 1, or 0 for one sample without a batch."
     return 0 if logits.ndim == 1 else 1
+
+
+def _told(x: Any) -> str:
+    "What `x` is, and how to make a tensor of it."
+    if isinstance(x, torch.Tensor):
+        return str(x.dtype)
+    return f"{type(x).__name__}: torch.as_tensor makes one"
 
 
 _KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -41,15 +45,16 @@ def check_floating(logits: Float[Tensor, "*s"]) -> None:
         TypeError: they are something else.
     """
     if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
-        got = getattr(logits, "dtype", type(logits).__name__)
-        raise TypeError(f"logits must be a floating-point tensor, got {got}")
+        raise TypeError(
+            f"logits must be a floating-point tensor, got {_told(logits)}"
+        )
     if logits.dtype not in _KINDS:
         raise TypeError(
             f"logits must have 16, 32 or 64 bits, got {logits.dtype}: use "
             "logits.float()"
         )
 
-
+# %% ../../nbs/library/losses/inputs.ipynb #5e2f0003
 def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
     """Refuses logits that are not (N, C, ...) or (C,) with C >= 2.
 
@@ -61,32 +66,77 @@ def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
     if logits.ndim == 0 or logits.shape[class_dim(logits)] < 2:
         raise ValueError(
             "logits must have shape (N, C, ...) with at least 2 classes, got "
-            f"{tuple(logits.shape)}"
+            f"{tuple(logits.shape)}; one score z for two classes is "
+            "torch.cat([0 * z, z], 1)"
+        )
+
+# %% ../../nbs/library/losses/inputs.ipynb #5e2f0001
+def can_look(target: Tensor) -> bool:
+    "Can Python branch on the values without a device sync or a traced graph?"
+    functorch = torch._C._functorch  # pyright: ignore
+    return (
+        target.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not functorch.is_functorch_wrapped_tensor(target)
+    )
+
+# %% ../../nbs/library/losses/inputs.ipynb #5e2f0002
+_ONE_SCORE = (
+    "; if samples have one score z each, for two classes, use "
+    "torch.stack([0 * z, z], 1) and int64 labels"
+)
+
+
+def _hint(logits: Tensor, target: Tensor) -> str:
+    "What a target of the wrong shape may have been meant to be."
+    if logits.ndim == 1:
+        return _ONE_SCORE
+    if target.shape != logits.shape:
+        return ""
+    return ": use target.argmax(1), or target.float() as probabilities"
+
+
+def _check_shares(target: Tensor, dim: int) -> None:
+    "Refuses shares of classes that are none."
+    total, hint = target.sum(dim), _ONE_SCORE if dim == 0 else ""
+    slack = max(1e-3, 10 * torch.finfo(target.dtype).eps)
+    wrong = ~((total - 1).abs() <= slack)  # NaN too
+    if wrong.any():
+        raise ValueError(
+            "probabilities of a sample must sum to 1, these sum to "
+            f"{float(total[wrong][0]):g}: divide by the sum, or, for several "
+            f"labels at once, take BCEWithLogitsLoss{hint}"
+        )
+    if (target < -slack).any():
+        raise ValueError(
+            f"probabilities must not be negative, got {float(target.min()):g}: "
+            "negative smoothing of labels is GLSLoss(r=...)"
         )
 
 # %% ../../nbs/library/losses/inputs.ipynb #99c84cff
 def _check_target(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
     if not isinstance(target, torch.Tensor):
-        kind = type(target).__name__
-        raise TypeError(f"target must be a tensor, got {kind}")
+        raise TypeError(f"target must be a tensor, got {_told(target)}")
     if target.device != logits.device:
         raise ValueError(
             f"target is on {target.device}, logits on {logits.device}: "
             "move target with target.to(logits.device)"
         )
-    shape = list(logits.shape)
+    shape, kind = list(logits.shape), "probabilities"
     if not target.is_floating_point():
-        if target.dtype != torch.int64:
-            raise TypeError(
-                f"labels must be int64, got {target.dtype}: use target.long()"
-            )
+        kind = "labels"
         del shape[class_dim(logits)]
     if list(target.shape) != shape:
-        kind = "probabilities" if target.is_floating_point() else "labels"
         raise ValueError(
             f"logits {tuple(logits.shape)} need {kind} of shape "
-            f"{tuple(shape)}, got {tuple(target.shape)}"
+            f"{tuple(shape)}, got {tuple(target.shape)}{_hint(logits, target)}"
         )
+    if kind == "labels" and target.dtype != torch.int64:
+        raise TypeError(
+            f"labels must be int64, got {target.dtype}: use target.long()"
+        )
+    if kind == "probabilities" and can_look(target):
+        _check_shares(target.detach(), class_dim(logits))
 
 # %% ../../nbs/library/losses/inputs.ipynb #0db8718a
 def check_inputs(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
@@ -98,22 +148,13 @@ def check_inputs(logits: Float[Tensor, "n c *d"], target: Tensor) -> None:
 
     Raises:
         TypeError: not a tensor, or the wrong kind of number.
-        ValueError: shapes or devices that do not match.
+        ValueError: shapes or devices that do not match; probabilities that
+            are negative or do not sum to 1, where they can be looked at.
     """
     check_logits(logits)
     _check_target(logits, target)
 
 # %% ../../nbs/library/losses/inputs.ipynb #844aa023
-def can_look(target: Tensor) -> bool:
-    "Can Python branch on the values without a device sync or a traced graph?"
-    functorch = torch._C._functorch  # pyright: ignore
-    return (
-        target.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not functorch.is_functorch_wrapped_tensor(target)
-    )
-
-
 def ignored_labels(
     target: Int[Tensor, "n *d"], num_classes: int, ignore_index: int
 ) -> Bool[Tensor, "n *d"] | None:
@@ -193,23 +234,6 @@ def pick(
     return rows.reshape(labels.shape + table.shape[1:])
 
 
-def times(
-    share: Float[Tensor, "*s"], value: Float[Tensor, "*s"]
-) -> Float[Tensor, "*s"]:
-    "`share * value`, where nothing times infinity is nothing."
-    return share * value.masked_fill((share == 0) & value.isinf(), 0)
-
-
-def summed(
-    add: Callable[[Tensor], Tensor], log_p: Float[Tensor, "*s"]
-) -> Tensor:
-    "`add(-log_p)`, linear; masked logits are all equally far below the others."
-    masked = log_p == -torch.inf
-    far = add(masked.to(log_p))
-    infinite = times(far, torch.full_like(far, torch.inf))
-    return infinite - add(log_p.masked_fill(masked, 0))
-
-
 def safe_log(x: float) -> float:
     "Logarithm of a number >= 0; that of 0 is minus infinity."
     return math.log(x) if x > 0 else -math.inf
@@ -250,9 +274,9 @@ def check_options(weight: Any, ignore_index: Any, reduction: Any) -> None:
     if weight is None:
         return
     if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
-        got = getattr(weight, "dtype", type(weight).__name__)
         raise TypeError(
-            f"weight must be a tensor of C floating-point factors, got {got}"
+            "weight must be a tensor of C floating-point factors, got "
+            f"{_told(weight)}"
         )
     if not (weight.isfinite() & (weight >= 0)).all():
         raise ValueError("weight must be finite and not negative")

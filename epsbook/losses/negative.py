@@ -12,10 +12,11 @@ import torch
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
-from .inputs import class_dim, times
+from .inputs import class_dim
 from .margin import log_rest
 from .memory import MemoryOptions, Remembering
 from .options import COUNT, SWITCH, Options, Properties
+from .reduction import times
 
 if TYPE_CHECKING:
     from torch import Tensor

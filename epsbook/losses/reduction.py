@@ -10,16 +10,34 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .inputs import check_inputs, check_options, class_dim
-from .inputs import ignored_labels, pick, result_dtype, times
-from .inputs import wide
+from .inputs import ignored_labels, pick, result_dtype, wide
 from .options import Described
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['weigh', 'weigh_every', 'Reducible', 'reduce']
+__all__ = ['times', 'summed', 'weigh', 'weigh_every', 'Reducible', 'reduce']
+
+# %% ../../nbs/library/losses/reduction.ipynb #5e2f0004
+def times(
+    share: Float[Tensor, "*s"], value: Float[Tensor, "*s"]
+) -> Float[Tensor, "*s"]:
+    "`share * value`, where nothing times infinity is nothing."
+    return share * value.masked_fill((share == 0) & value.isinf(), 0)
+
+
+def summed(
+    add: Callable[[Tensor], Tensor], log_p: Float[Tensor, "*s"]
+) -> Tensor:
+    "`add(-log_p)`, linear; masked logits are all equally far below the others."
+    masked = log_p == -torch.inf
+    far = add(masked.to(log_p))
+    infinite = times(far, torch.full_like(far, torch.inf))
+    return infinite - add(log_p.masked_fill(masked, 0))
 
 # %% ../../nbs/library/losses/reduction.ipynb #93c06900
 def weigh(weight: Tensor, losses: Tensor, target: Tensor) -> Tensor:

@@ -450,6 +450,22 @@ BAD = [
 ]
 
 
+HOT, Q = torch.eye(3)[Y], X.softmax(1)
+BAD += [
+    (X.numpy(), Y, TypeError, "tensor, got ndarray: torch.as_tensor makes one"),
+    (X, Y.numpy(), TypeError, "target must be a tensor, got ndarray: torch.as_tensor"),
+    (X, HOT.bool(), ValueError, r"use target.argmax\(1\), or target.float\(\)"),
+    (X, HOT.long(), ValueError, r"use target.argmax\(1\), or target.float\(\)"),
+    (X, HOT + HOT.flip(0), ValueError, "these sum to 2: .* take BCEWithLogitsLoss"),
+    (X, 0.5 * HOT, ValueError, "these sum to 0.5: divide by the sum"),
+    (X, HOT * nan, ValueError, "these sum to nan"),
+    (X, 2 * HOT - Q, ValueError, r"negative, got -0.33\d+: .* is GLSLoss\(r=...\)"),
+    (X[:, :1], Y * 0, ValueError, r"one score z .* is torch.cat\(\[0 \* z, z\], 1\)"),
+    (X[:, 0], Y, ValueError, r"use torch.stack\(\[0 \* z, z\], 1\) and int64 labels"),
+    (X[:, 0], HOT.sum(1) * 1.0, ValueError, r"use torch.stack\(\[0 \* z, z\], 1\)"),
+]
+
+
 @cases(CASES)
 def test_bad_input_names_the_fix(name):
     for logits, target, kind, says in BAD:
@@ -507,3 +523,20 @@ REFUSED_BY_NAME = [
 def test_refused_with_an_error_of_its_own(call):
     with pytest.raises((TypeError, ValueError)):
         call()
+
+
+def test_probabilities_may_be_rounded_and_are_looked_at_on_the_cpu_alone():
+    loss, big = el.CELoss(), random(2, 1000, seed=3)
+    for dtype in DTYPES:
+        assert loss(big, (3 * big).softmax(1).to(dtype)).isfinite()
+        assert loss(big, (3 * big).to(dtype).softmax(1)).isfinite()
+    shares = Q.clone().requires_grad_()
+    assert slope(loss(X, shares), shares).isfinite().all()
+    wrong = torch.stack([2 * HOT, HOT])
+    assert vmap(lambda q: loss(X, q))(wrong).shape == (2,)
+    assert loss(X.to("meta"), (2 * Q).to("meta")).device.type == "meta"
+
+
+def test_weights_of_another_kind_name_the_fix():
+    with pytest.raises(TypeError, match="got ndarray"):
+        el.CELoss(weight=X[0].numpy())
