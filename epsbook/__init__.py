@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ROOMS})
+    return sorted([*_ROOMS, *(x for x in globals() if x[:2] == "__")])
 
 # %% auto #0
 __all__ = []

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 import torch
+from matplotlib import pyplot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,8 @@ def by_method(
     **style: Any,
 ) -> None:
     "Mean ± sd of `y` against `x`, a line per method; `last` ends its label."
-    for method, part in frame.groupby("method"):
+    for name, part in frame.groupby("method"):
+        method = str(name)
         color, label = method_color(method), method_label(method) + last
         sns.lineplot(
             part,
@@ -154,7 +155,7 @@ def simplex_points(n: int) -> tuple[np.ndarray, ...]:
     second = y * 2 / math.sqrt(3)
     first = x - second / 2
     p = np.stack([1 - first - second, first, second], axis=-1)
-    return x, y, p, (p >= -1e-9).all(axis=-1)
+    return x, y, p, np.all(p >= -1e-9, axis=-1)
 
 
 def draw_simplex(ax: Axes, *, borders: bool = False) -> None:
@@ -167,9 +168,13 @@ def draw_simplex(ax: Axes, *, borders: bool = False) -> None:
     away = {(0, 0): (-9, -9), (1, 0): (9, -9), (0.5, top): (0, 11)}
     for k, (corner, points) in enumerate(away.items()):
         ax.annotate(
-            *(str(k), corner, points),
+            str(k),
+            corner,
+            points,
             textcoords="offset points",
-            **{"ha": "center", "va": "center", "fontsize": "small"},
+            ha="center",
+            va="center",
+            fontsize="small",
         )
     ax.set(aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.12, 1))
     ax.set_axis_off()
@@ -198,7 +203,7 @@ def _drawn(fig: Figure, alt: str) -> tuple[dict[str, str], dict]:
         raise ValueError(f"say in a sentence what one sees, got {alt!r}")
     file = io.StringIO()
     fig.savefig(file, format="svg", metadata={"Date": None})
-    mpl.pyplot.close(fig)
+    pyplot.close(fig)
     kind = "image/svg+xml"
     return {kind: file.getvalue()}, {kind: {"alt": alt}}
 
@@ -211,14 +216,15 @@ def live_curve(
     Args:
         names: measurements to draw, such as "test" and "memorized".
     """
-    from IPython.display import display
+    from IPython.display import DisplayHandle
 
-    figure = display(display_id=True)
+    figure = DisplayHandle()
+    figure.display({}, raw=True)  # empty, to be drawn again
 
     def watch(rows: list[dict[str, float | None]]) -> None:
-        fig, ax = mpl.pyplot.subplots()
+        fig, ax = pyplot.subplots()
         for name in names:
-            values = [math.nan if r[name] is None else r[name] for r in rows]
+            values = np.array([row[name] for row in rows], dtype=float)
             ax.plot(range(1, len(rows) + 1), values, ".-", label=name)
         ax.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
         ax.legend()

@@ -61,10 +61,12 @@ def _change(text: str) -> tuple[str, Any]:
     return name, int(read) if whole else read
 
 # %% ../../nbs/19_cli.ipynb #b5c48805
-def _plan(*names: str | None, changes: dict[str, Any]) -> Plan:
+def _plan(
+    data: str, noise: str, loss: str, *rest: str | None, changes: dict
+) -> Plan:
     "What is asked for; refused, if no such run can be, before data are read."
     try:
-        return Plan(*names, changes=changes)
+        return Plan(data, noise, loss, *rest, changes=changes)
     except TypeError as error:
         raise ValueError(str(error)) from None
 
@@ -285,16 +287,14 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == _STOPPED:
-            typer.echo(
-                "epsbook: stopped; the same command goes on from here.",
-                err=True,
-            )
+            note = "epsbook: stopped; the same command goes on from here."
+            typer.echo(note, err=True)
         sys.exit(code)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"epsbook: {error}")
     except Exception as error:
         # A usage error; typer's own class for it moves between versions.
-        if not hasattr(error, "format_message"):
+        if not (explain := getattr(error, "format_message", None)):
             raise
-        message = error.format_message().rstrip(".")
+        message = explain().rstrip(".")
         sys.exit(f"epsbook: {message}. See epsbook --help." if message else 0)

@@ -260,4 +260,5 @@ def holdout(
     raw = raw_keys(seed, n + len(classes), use="holdout")
     held = apportion(fraction * sizes[None], total, raw[None, n:])[0]
     out = deal(group, np.stack([sizes - held, held], axis=1), raw[:n])
-    return tuple(like(np.flatnonzero(out == i), labels) for i in (0, 1))
+    kept, away = np.flatnonzero(out == 0), np.flatnonzero(out == 1)
+    return like(kept, labels), like(away, labels)

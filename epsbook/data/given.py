@@ -34,7 +34,7 @@ def read_pt(path: str | Path) -> dict[str, np.ndarray]:
         UnpicklingError: it holds something else.
         ImportError: torch is older than 2.6, which cannot be told the names.
     """
-    rebuild = np.zeros(0).__reduce__()[0]
+    rebuild: Any = np.zeros(0).__reduce__()[0]
     try:
         allowed = torch.serialization.safe_globals(
             [

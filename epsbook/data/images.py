@@ -96,7 +96,7 @@ def _read(name: str) -> Arrays:
 def array_sha256(array: np.ndarray) -> str:
     "SHA-256 of an array's bytes in C order, numbers little-endian."
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(little)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(little).data).hexdigest()
 
 
 def _wrong_form(arrays: Arrays, item: dict[str, Any]) -> str:
@@ -152,7 +152,7 @@ def _original(name: str, root: Path) -> Arrays:
     return arrays
 
 
-def _save(name: str, arrays: Arrays, root: Path) -> None:
+def _save(name: str, arrays: dict[str, Any], root: Path) -> None:
     for path in image_files(name):
         if path.suffix:
             write_atomic(path, lambda file: np.savez(file, **arrays))

@@ -49,7 +49,7 @@ def coarse(arrays: Arrays) -> dict[str, float]:
     }
 
 # %% ../../nbs/library/data/patch_file.ipynb #18ca70cc
-def _save(path: Path, arrays: Arrays, s: PatchSettings) -> Path:
+def _save(path: Path, arrays: dict[str, Any], s: PatchSettings) -> Path:
     sums = {part: array_sha256(x) for part, x in arrays.items()}
     about = {"settings": asdict(s), "digest": s.digest, "sha256": sums}
     note = np.array(json.dumps(about))
@@ -159,5 +159,5 @@ def cifar10_patches() -> Dataset:
     if not (data_folder() / entry(_NAME)["file"]).exists():
         make_patches()
     a = checked_patches()
-    parts = (torch.from_numpy(a[part]) for part in _PARTS)
-    return Dataset(_NAME, *parts, entry(_NAME)["classes"])
+    x, y, z, truth = (torch.from_numpy(a[part]) for part in _PARTS)
+    return Dataset(_NAME, x, y, z, truth, entry(_NAME)["classes"])

@@ -223,5 +223,8 @@ def standardized(
     deviation 1, as images of one pixel; a feature that never varies is 0.
     """
     mean, spread = train.mean(0), train.std(0).clamp_min(1e-6)
-    both = ((x - mean).div_(spread).half() for x in (train, test))
-    return tuple(x[:, :, None, None] for x in both)
+
+    def image(x: Tensor) -> Tensor:
+        return (x - mean).div_(spread).half()[:, :, None, None]
+
+    return image(train), image(test)

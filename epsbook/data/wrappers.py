@@ -43,7 +43,7 @@ def true_labels(dataset: Any) -> np.ndarray:
     return as_labels(np.array([int(_pair(dataset[i])[1]) for i in numbers]))
 
 
-def _pair(sample: Any) -> tuple:
+def _pair(sample: Any) -> tuple[Any, ...]:
     if not isinstance(sample, tuple | list) or len(sample) < 2:
         kind = type(sample).__name__
         raise TypeError(f"a sample must be (input, label, ...), got {kind}")
@@ -62,7 +62,7 @@ class _Relabeled(_Wrapper):
     clean: np.ndarray
     given: np.ndarray
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         i = range(len(self))[index]
         x, label, *more = _pair(self.dataset[i])
         if int(label) != self.clean[i]:
@@ -109,7 +109,7 @@ class NoisyDataset(_Relabeled):
         if len(self.clean) != len(dataset):
             sizes = f"{len(self.clean)} labels for {len(dataset)} samples"
             raise ValueError(f"labels must be one a sample: {sizes}")
-        given = given_labels(noise.name) if noise.kind == "fixed" else None
+        given = given_labels(noise.name) if noise.name else None
         how = {"features": features, "given": given}
         self.given = noise.corrupt(self.clean, num_classes, seed, **how)
 
@@ -124,6 +124,6 @@ class IndexedDataset(_Wrapper):
         TypeError: a sample is no tuple.
     """
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         i = range(len(self))[index]
         return *_pair(self.dataset[i]), i

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 from torch import nn
 
 from .base import CurveLoss, Loss
 from .inputs import class_dim, no_autocast, pick, safe_log
-from .options import SWITCH, Properties
+from .options import SWITCH, Options, Properties
 from .reduction import summed
 from ..noise.transition import check_matrix
 
@@ -33,7 +33,7 @@ class _Matrix(Loss):
     "A loss that has a transition matrix, checked whenever it is set."
 
     def __init__(
-        self, *, transition: Float[Tensor, "c c"], **options: Any
+        self, *, transition: Float[Tensor, "c c"], **options: Unpack[Options]
     ) -> None:
         super().__init__(**options)
         self.transition = transition
@@ -52,8 +52,8 @@ class _Matrix(Loss):
 
     def _hold(self, rows: Tensor) -> None:
         "Keeps T, float64, where the one before it was."
-        t = self._buffers.get("transition")
-        self.register_buffer("transition", rows if t is None else rows.to(t))
+        made = rows.to(self._buffers.get("transition", rows))
+        self.register_buffer("transition", made)
 
     def _log_t(self) -> Tensor:
         return self.transition.log()
@@ -133,7 +133,7 @@ class ForwardLoss(_Forward):
 
     @staticmethod
     def learned(
-        *, transition: Float[Tensor, "c c"], **options: Any
+        *, transition: Float[Tensor, "c c"], **options: Unpack[Options]
     ) -> ForwardLoss:
         """The loss with T to be learned, from `transition` on.
 
@@ -204,7 +204,7 @@ class _Inverted(_Corrected):
             self._of[0] is not now or self._of[1] != now._version
         ):
             self.transition = now
-        return self._rows(self.inverse, logits)
+        return self._rows(self.get_buffer("inverse"), logits)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #2e2defbf
 class BackwardLoss(_Inverted):
@@ -289,7 +289,7 @@ class NoiseAdaptationLoss(CurveLoss):
     )
 
     def __init__(
-        self, *, noise_rate: float, inclusive: bool, **options: Any
+        self, *, noise_rate: float, inclusive: bool, **options: Unpack[Options]
     ) -> None:
         super().__init__(**options)
         self._set(noise_rate=noise_rate, inclusive=inclusive)

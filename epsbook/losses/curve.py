@@ -5,7 +5,7 @@
 # %% ../../nbs/library/losses/curve.ipynb #21a030cf
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F

@@ -73,10 +73,11 @@ def check_logits(logits: Float[Tensor, "n c *d"]) -> None:
 # %% ../../nbs/library/losses/inputs.ipynb #5e2f0001
 def can_look(target: Tensor) -> bool:
     "Can Python branch on the values without a device sync or a traced graph?"
+    functorch = torch._C._functorch  # pyright: ignore
     return (
         target.device.type == "cpu"
         and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(target)
+        and not functorch.is_functorch_wrapped_tensor(target)
     )
 
 # %% ../../nbs/library/losses/inputs.ipynb #5e2f0002

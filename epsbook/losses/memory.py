@@ -5,13 +5,14 @@
 # %% ../../nbs/library/losses/memory.ipynb #5e040000
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, Unpack
 
 import torch
 import torch.distributed as dist
 
 from .base import Loss
 from .inputs import can_look
+from .options import Options
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['Remembering', 'generators', 'begin_anew']
+__all__ = ['MemoryOptions', 'Remembering', 'generators', 'begin_anew']
 
 # %% ../../nbs/library/losses/memory.ipynb #5e070000
 def _check_index(
@@ -74,10 +75,22 @@ def _is_one_of_many() -> bool:
     return not alone and dist.get_world_size() > 1
 
 # %% ../../nbs/library/losses/memory.ipynb #5e0d0000
+class MemoryOptions(Options, total=False):
+    "What a loss with a memory takes besides parameters of its own."
+
+    num_samples: Required[int]
+    num_classes: Required[int]
+
+
 class _Shared(Loss):
-    "A loss that writes into `targets` what one process has seen, or all."
+    """A loss that writes into `targets` what one process has seen, or all.
+
+    Several processes must set `across_processes`: True, and all remember what
+    any has seen; False, each for itself.
+    """
 
     across_processes: bool | None = None
+    targets: Tensor
 
     def _place(self, logits: Tensor, index: Any) -> Int[Tensor, " n"]:
         return _check_index(type(self).__name__, self.targets, logits, index)
@@ -102,13 +115,15 @@ class Remembering(_Shared):
     Args:
         num_samples, num_classes: shape of `targets`, a buffer, 0 at first.
         beta: how slowly the memory changes, in [0, 1).
-
-    Several processes must set `across_processes`: True, and all remember what
-    any has seen; False, each for itself.
     """
 
     def __init__(
-        self, *, num_samples: int, num_classes: int, beta: float, **options: Any
+        self,
+        *,
+        num_samples: int,
+        num_classes: int,
+        beta: float,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         self._set(num_samples=num_samples, num_classes=num_classes, beta=beta)

@@ -5,7 +5,7 @@
 # %% ../../nbs/13_complementary.ipynb #50debcfd
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 
@@ -14,8 +14,8 @@ from .core import CELoss
 from .curve import given_label
 from .inputs import class_dim
 from .margin import log_rest
-from .memory import Remembering
-from .options import COUNT, SWITCH, Properties
+from .memory import MemoryOptions, Remembering
+from .options import COUNT, SWITCH, Options, Properties
 from .reduction import times
 
 if TYPE_CHECKING:
@@ -25,11 +25,18 @@ if TYPE_CHECKING:
 __all__ = ['NLNLLoss', 'PeerLoss', 'BootstrapLoss', 'ELRLoss']
 
 # %% ../../nbs/13_complementary.ipynb #085dc77a
+class _DrawOptions(Options, total=False):
+    generator: torch.Generator | None
+
+
 class _Drawing(Loss):
     "A loss that draws random numbers."
 
     def __init__(
-        self, *, generator: torch.Generator | None = None, **options: Any
+        self,
+        *,
+        generator: torch.Generator | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
         if generator is not None and not isinstance(generator, torch.Generator):
@@ -50,18 +57,19 @@ class NLNLLoss(_Drawing):
     :math:`-\log(1 - p_{\bar y})`, :math:`\bar y \ne y` drawn.
 
     Args:
-        num_draws: labels drawn for each sample, of which the mean is taken.
+        num_draws: labels drawn a sample, of which the mean is taken.
         generator: where the draws come from; None is torch's own.
 
-    The authors' code adds n draws up, `n * NLNLLoss(num_draws=n)`, 110 for
-    CIFAR-100, and cuts 1 - p at 1e-5; here is no floor. Source: Kim et al.,
-    "NLNL: negative learning for noisy labels", ICCV 2019.
+    The authors' code adds n up, `n * NLNLLoss(num_draws=n)`, 110 for CIFAR-100,
+    and cuts 1 - p at 1e-5. Source: Kim et al., "NLNL", ICCV 2019.
     """
 
     ranges: ClassVar = {"num_draws": COUNT}
     properties = Properties("no", "no", "no", "yes, on average over draws")
 
-    def __init__(self, *, num_draws: int = 1, **options: Any) -> None:
+    def __init__(
+        self, *, num_draws: int = 1, **options: Unpack[_DrawOptions]
+    ) -> None:
         super().__init__(**options)
         self._set(num_draws=num_draws)
 
@@ -81,14 +89,13 @@ class NLNLLoss(_Drawing):
         size, k = (self.num_draws, *labels.shape), logits.shape[dim]
         shift = self._draw(logits.device, torch.randint, 1, k, size)
         drawn = (labels + shift) % k
-        return sum(costs.gather(dim, x) for x in drawn) / self.num_draws
+        return torch.stack([costs.gather(dim, x) for x in drawn]).mean(0)
 
 # %% ../../nbs/13_complementary.ipynb #25858971
 class PeerLoss(_Drawing):
     r"""Peer loss, :math:`-\log p_y + \alpha \log p'_{y''}`.
 
-    The second term takes the answer to one sample drawn from the batch and
-    the label of another.
+    The second term takes the answer to one sample and the label of another.
 
     Args:
         alpha: factor of the second term, >= 0; 0 is cross-entropy.
@@ -102,7 +109,9 @@ class PeerLoss(_Drawing):
     ranges: ClassVar = {"alpha": "[0, inf)"}
     properties = Properties(bounded="no")
 
-    def __init__(self, *, alpha: float = 1.0, **options: Any) -> None:
+    def __init__(
+        self, *, alpha: float = 1.0, **options: Unpack[_DrawOptions]
+    ) -> None:
         super().__init__(**options)
         self._set(alpha=alpha)
 
@@ -177,7 +186,7 @@ class BootstrapLoss(Loss):
     )
 
     def __init__(
-        self, *, beta: float, hard: bool = False, **options: Any
+        self, *, beta: float, hard: bool = False, **options: Unpack[Options]
     ) -> None:
         super().__init__(**options)
         self._set(beta=beta, hard=hard)
@@ -220,7 +229,11 @@ class ELRLoss(Remembering):
     properties = Properties("no", "no", "no", "no, the memory votes too")
 
     def __init__(
-        self, *, lam: float = 3.0, beta: float = 0.7, **options: Any
+        self,
+        *,
+        lam: float = 3.0,
+        beta: float = 0.7,
+        **options: Unpack[MemoryOptions],
     ) -> None:
         super().__init__(beta=beta, **options)
         self._set(lam=lam)

@@ -5,7 +5,7 @@
 # %% ../../nbs/11_label_smoothing.ipynb #387bb317
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 
@@ -13,7 +13,7 @@ from .base import Loss
 from .core import CELoss
 from .curve import given_label
 from .inputs import class_dim
-from .options import Properties
+from .options import Options, Properties
 from .reduction import weigh_every
 
 if TYPE_CHECKING:
@@ -85,6 +85,6 @@ class GLSLoss(_Smoothed):
         all_k=r"if $r < 1$ and $(1 - r) \min_k q_k > -r/K$",
     )
 
-    def __init__(self, *, r: float, **options: Any) -> None:
+    def __init__(self, *, r: float, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         self._set(r=r)

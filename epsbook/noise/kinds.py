@@ -26,6 +26,15 @@ __all__ = ['NoiseKinds', 'check_extra', 'draw_labels']
 
 # %% ../../nbs/library/noise/kinds.ipynb #8eefade8
 class _Kinds(JSONSpec):
+    # The fields of `NoiseSpec`: what the kind needs was checked, the rest None.
+    rate: Any
+    inclusive: Any
+    mapping: Any
+    groups: Any
+    matrix: Any
+    spread: Any
+    draw: Any
+    name: Any
     _uses: ClassVar = {
         "clean": (),
         "symmetric": ("rate", "inclusive", "draw"),
@@ -38,6 +47,10 @@ class _Kinds(JSONSpec):
     }
     _checks: ClassVar = CHECKS
     _defaults: ClassVar = {"inclusive": False, "spread": 0.1, "draw": "exact"}
+
+    if TYPE_CHECKING:  # written by `dataclass`
+
+        def __init__(self, kind: str, **fields: Any) -> None: ...
 
 # %% ../../nbs/library/noise/kinds.ipynb #6830a026
 class _Alike(_Kinds):
@@ -196,6 +209,7 @@ def draw_labels(
     if spec.kind == "clean":
         return true
     if spec.kind == "fixed":
+        assert given is not None  # seen by check_extra
         return spec._check_fixed(true, given, k)
     if spec.kind == "instance":
         rows = instance_rows(features, true, k, spec.rate, spec.spread, seed)

@@ -57,8 +57,9 @@ def to_numpy(array: Any) -> Any:
 
 def like(array: np.ndarray, given: SameKind) -> SameKind:
     "`array` as what `given` is: an array, or a tensor on its device."
-    tensor = isinstance(given, torch.Tensor)
-    return torch.from_numpy(array).to(given.device) if tensor else array
+    if isinstance(given, torch.Tensor):
+        return torch.from_numpy(array).to(given.device)
+    return array
 
 # %% ../../nbs/library/noise/labels.ipynb #4e9b6278
 def as_labels(labels: Labels, num_classes: int | None = None) -> Vector:

@@ -34,8 +34,9 @@ def check_mapping(mapping: Any) -> tuple[tuple[int, int], ...]:
     pairs = mapping.items() if isinstance(mapping, Mapping) else mapping
     if any(not isinstance(p, list | tuple) or len(p) != 2 for p in pairs):
         raise ValueError(f"mapping must hold pairs of classes, got {mapping}")
+    name = "a class in mapping"
     pairs = sorted(
-        tuple(check_int("a class in mapping", x, 0) for x in p) for p in pairs
+        (check_int(name, x, 0), check_int(name, y, 0)) for x, y in pairs
     )
     if not pairs or len(dict(pairs)) < len(pairs):
         raise ValueError(
@@ -141,7 +142,7 @@ def check_groups(groups: Any) -> tuple[tuple[int, ...], ...]:
     return made
 
 
-def check_rate(rate: Any) -> float:
+def check_rate(rate: float) -> float:
     "`rate` as a float from 0 to 1; else an error."
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
         raise TypeError(f"rate must be a number from 0 to 1, got {rate!r}")
@@ -150,7 +151,7 @@ def check_rate(rate: Any) -> float:
     return float(rate)
 
 
-def check_spread(spread: Any) -> float:
+def check_spread(spread: float) -> float:
     "`spread` as a float, 0 or from 0.001 to 1; else an error."
     if isinstance(spread, bool) or not isinstance(spread, numbers.Real):
         raise TypeError(f"spread must be a number, got {spread!r}")

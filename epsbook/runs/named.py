@@ -49,7 +49,7 @@ def _rate(text: str, noise_text: str) -> float:
 
 
 def _fixed(name: str, dataset: str) -> NoiseSpec:
-    owner = re.match("cifar100?", name).group()
+    owner = name.split("-")[0].removesuffix("n")
     if home(dataset) != owner:
         raise ValueError(f"labels {name!r} are for {owner}, not {dataset}")
     return NoiseSpec.fixed(name)
@@ -95,7 +95,7 @@ _RECIPES = {
 
 def recipe_noise(spec: NoiseSpec) -> tuple[str, float | None]:
     "Noise and rate under which `epsbook.losses.recipe` knows it."
-    if spec.kind == "fixed":
+    if spec.name:
         instance, rate = "-instance-" in spec.name, spec.name.rsplit("-")[-1]
         return ("instance", int(rate) / 100) if instance else ("human", None)
     rate = 0.0 if spec.kind == "clean" else spec.rate

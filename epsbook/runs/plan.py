@@ -28,7 +28,7 @@ __all__ = ['Plan', 'run']
 def _rate(spec: NoiseSpec) -> float | None:
     "The rate by which recipes are compared: nominal, or that of given labels."
     kind, rate = recipe_noise(spec)
-    if kind != "human":
+    if kind != "human" or not spec.name:
         return rate
     return fixed_labels()[spec.name]["wrong"] / 50_000  # all have so many
 
@@ -175,7 +175,7 @@ class Plan(_Recorded):
         TypeError: a field of the protocol has another type.
     """
 
-    def run(self, seed: int, **options: Any) -> dict:
+    def run(self, seed: int, **options: Any) -> dict[str, Any]:
         "One run: its record. Options and errors are those of `train.fit`."
         head, loss = self.head, build_loss(self.terms)
         label = f"{self.dataset} {self.noise} {head['method']} {seed}"
@@ -187,7 +187,7 @@ class Plan(_Recorded):
 # %% ../../nbs/library/runs/plan.ipynb #11f1f789
 def run(
     name: str, method: str, seed: int, at: str | None = None, **options: Any
-) -> dict:
+) -> dict[str, Any]:
     """One run of the experiment `name`: its record, not yet written.
 
     `options` are those of `fit`.
@@ -202,11 +202,12 @@ def run(
     terms = s["methods"][method]
     head = {"experiment": name, "method": method, "scale": at or scale()}
     head["terms"] = terms
+    options = {"label": f"{method}, seed {seed}"} | options
     return head | fit(
         data.load(s["dataset"]),
         NoiseSpec.from_dict(s["noise"]),
         build_loss(terms),
         Protocol(**s["protocol"], epochs=s["epochs"]),
         seed,
-        **{"label": f"{method}, seed {seed}"} | options,
+        **options,
     )

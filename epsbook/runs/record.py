@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from ..data.files import write_atomic
 
@@ -22,6 +22,8 @@ except ImportError:  # Windows
     fcntl = None
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     import pandas as pd
 
 # %% auto #0
@@ -33,7 +35,7 @@ _NAME = "{experiment}-{method}-seed{seed}"
 _ALWAYS = ("experiment", "method", "seed", "scale", "accuracy", "seconds")
 
 
-def read_record(file: Path) -> dict:
+def read_record(file: Path) -> dict[str, Any]:
     """The record in `file`.
 
     Raises:
@@ -47,7 +49,7 @@ def record_name(record: dict) -> str:
     return _NAME.format(**record)
 
 
-def _parsed(text: str, where: str) -> dict:
+def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(text)
         return {k: record[k] for k in _ALWAYS} | record
@@ -97,7 +99,7 @@ def _alone(file: IO) -> Iterator[None]:
     yield  # closing the file lets go of it
 
 # %% ../../nbs/library/runs/record.ipynb #39de0bde
-def read_lines(file: str | Path) -> list[dict]:
+def read_lines(file: str | Path) -> list[dict[str, Any]]:
     """The records in a file of JSON lines; none if there is no file.
 
     A line that is not JSON was torn and is left out.
@@ -116,7 +118,7 @@ def read_lines(file: str | Path) -> list[dict]:
     return found
 
 # %% ../../nbs/library/runs/record.ipynb #6348bfd0
-def _came_with() -> Path:
+def _came_with() -> Traversable:
     "The records of the book: installed with it, or in a plain checkout."
     try:
         return files("epsbook.results")
@@ -134,7 +136,7 @@ def _matching(file: Path, pattern: str) -> list[dict]:
 
 def read_records(
     name: str, folder: str | Path | None = None, at: str | None = None
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Records of the experiment `name`, ordered by method and seed.
 
     They lie in `folder`, a file each or as lines of a `.jsonl`; by default,
@@ -145,7 +147,8 @@ def read_records(
         FileNotFoundError: there are none; says how to make them.
     """
     where = _came_with() if folder is None else Path(folder)
-    held = sorted(where.iterdir()) if where.is_dir() else []
+    inside = where.iterdir() if where.is_dir() else ()
+    held = sorted(Path(str(file)) for file in inside)
     found = [r for file in held for r in _matching(file, f"{name}-*-seed*")]
     found = [r for r in found if at in (None, r["scale"])]
     if not found:
@@ -195,7 +198,7 @@ def curves(
     return pd.concat(found, ignore_index=True)
 
 # %% ../../nbs/library/runs/record.ipynb #f74eb7cb
-def measured(name: str) -> list[dict]:
+def measured(name: str) -> list[dict[str, Any]]:
     """Rows of the measurement `name` that came with the book.
 
     Raises:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
+from typing import Any
 
 from ..train.machine import SCALES, known_scale, scale
 
@@ -14,7 +15,7 @@ from ..train.machine import SCALES, known_scale, scale
 __all__ = ['settings_for']
 
 # %% ../../nbs/library/runs/settings.ipynb #c7bf14ef
-def settings_for(name: str, at: str | None = None) -> dict:
+def settings_for(name: str, at: str | None = None) -> dict[str, Any]:
     """Settings of the experiment `name` at the scale `at` (default: in force).
 
     Raises:

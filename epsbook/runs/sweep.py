@@ -105,8 +105,9 @@ class Clock:
 
     def is_late(self) -> bool:
         """Whether a run that began now would not end its first epoch."""
-        late = self.until is not None
-        return late and time.monotonic() + self.first > self.until
+        if self.until is None:
+            return False
+        return time.monotonic() + self.first > self.until
 
     def watch(
         self, also: Callable[[list], None] | None = None
@@ -255,7 +256,7 @@ def do(
     keep: Callable[[dict], Any],
     clock: Clock | None = None,
     **options: Any,
-) -> dict:
+) -> dict[str, Any]:
     """One run: its record, which `keep` writes.
 
     Args:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from epsbook.theory.finite import Table
 
+    Index = Int64[Tensor, "*b"]
+
 # %% auto #0
 __all__ = ['FiniteProblem', 'SimplexMinimum', 'simplex_minimum', 'Best', 'best_of', 'random_problems', 'enumerated_problems',
            'loss_table', 'random_distributions', 'random_transitions', 'simplex_grid']
@@ -118,7 +120,7 @@ def simplex_minimum(loss: CurveLoss, q: Any, n: int = 100) -> SimplexMinimum:
 class Best(NamedTuple):
     "The best of a family, its risk, and how far behind the second best is."
 
-    index: Int64[Tensor, "*b"]
+    index: Index  # pyright: ignore[reportIncompatibleMethodOverride]
     risk: Float64[Tensor, "*b"]
     gap: Float64[Tensor, "*b"]
 

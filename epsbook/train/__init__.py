@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from jaxtyping import Int64, Shaped
     from torch import Tensor
 
+    from epsbook.train.graphs import Step
+
 _all_ = [
     "Protocol",
     "Prepared",
@@ -67,7 +69,7 @@ class _Run:
     images: Shaped[Tensor, "n ..."]
     labels: Int64[Tensor, " n"]
     moves: Moves
-    step: Callable = None
+    step: Step = field(init=False)
     told: tuple = ()
     rows: list[dict[str, float | None]] = field(default_factory=list)
     seconds: float = 0.0
@@ -265,7 +267,7 @@ def fit(
     checkpoint: str | Path | None = None,
     watch: Callable[[list], None] | None = None,
     until: float | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Trains on labels corrupted by `spec`; returns the record of the run.
 
     Args:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ['Moves', 'draw_moves', 'windows', 'turned', 'augmented', 'scaling']
 
 # %% ../../nbs/library/train/augment.ipynb #e34f2e07
+@dataclass(frozen=True)
 class _Each:
     "Fields that are tensors of one length, or None."
 
@@ -171,10 +172,12 @@ def _feature_scaling(
     rows: Num[Tensor, "n c"], least: float
 ) -> tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]:
     "As `scaling`, for many channels of one pixel: one pass over the rows."
-    n, total, squares = len(rows), 0, 0
+    n, zero = len(rows), rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    total, squares = zero, zero
     for part in rows.split(1000):
         part = part.double()
         total, squares = total + part.sum(0), squares + part.square().sum(0)
     variance = (squares - total**2 / n).clamp_min(0) / max(n - 1, 1)
-    pair = total / n, variance.sqrt().clamp_min(least)
-    return tuple(x.float()[None, :, None, None] for x in pair)
+    mean, spread = total / n, variance.sqrt().clamp_min(least)
+    mean, spread = mean.float(), spread.float()
+    return mean[None, :, None, None], spread[None, :, None, None]

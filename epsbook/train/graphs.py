@@ -61,12 +61,12 @@ class Graphed:
             self.side = self.side or torch.cuda.Stream()
             return _aside(self.step, batch, self.side)
         if self.graph is None:
-            self._record(batch)
+            self.graph = self._record(batch)
         self.batch.copy_(batch)
         self.graph.replay()
         return self.found
 
-    def _record(self, batch: Int64[Tensor, " b"]) -> None:
+    def _record(self, batch: Int64[Tensor, " b"]) -> torch.cuda.CUDAGraph:
         "Record a step; recording does not do it."
         self.batch, graph = batch.clone(), torch.cuda.CUDAGraph()
         self.side = self.side or torch.cuda.Stream()
@@ -76,7 +76,7 @@ class Graphed:
             gc.collect()  # a graph freed while another is recorded breaks it
             with torch.cuda.graph(graph, **how):
                 self.found = self.step(self.batch)
-        self.graph = graph
+        return graph
 
 # %% ../../nbs/library/train/graphs.ipynb #a20d0002
 def recorded(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def corrupted(
         if home(d.name) != d.name:
             x = data.load(home(d.name)).train_images
         extra["features"] = standardize(x, x[:1])[0]
-    if spec.kind == "fixed":
+    if spec.name:
         extra["given"] = data.given_labels(spec.name)
     return spec.corrupt(d.train_labels, d.num_classes, seed, **extra)
 
@@ -150,7 +150,9 @@ def accuracies(
     curves: dict[str, list[float | None]],
 ) -> dict[str, float | None]:
     "Test accuracy: last, best, and at the epoch noisy validation would choose."
-    test, validation = curves["test"], curves["validation"]
+    # A run has test images, and a held-out part in all epochs or in none.
+    test = cast("list[float]", curves["test"])
+    validation = cast("list[float]", curves["validation"])
     chosen = None
     if validation[0] is not None:
         chosen = test[int(np.argmax(validation))]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Scale = tuple[Float[Tensor, "1 c 1 1"], Float[Tensor, "1 c 1 1"]]
+    Net = TypeVar("Net", bound=nn.Module)
 
 # %% auto #0
 __all__ = ['MODELS', 'digits_net', 'published_init', 'mnist_cnn', 'patches_net', 'cifar_cnn', 'resnet18', 'resnet34', 'resnet50',
@@ -49,7 +50,7 @@ def digits_net(num_classes: int = 10) -> nn.Sequential:
     return nn.Sequential(*first, *second, *head)
 
 # %% ../../nbs/16_models.ipynb #7d35db17
-def published_init(net: nn.Module) -> nn.Module:
+def published_init(net: Net) -> Net:
     """Draw weights as the code of Wang et al. 2024 does; returns `net`.
 
     Convolutions: He's uniform rule (fan in, ReLU). Linear layers: Glorot's
@@ -231,6 +232,9 @@ class Prepared(nn.Module):
         bf16: whether to compute under autocast to bfloat16.
     """
 
+    mean: Float[Tensor, "1 c 1 1"]
+    spread: Float[Tensor, "1 c 1 1"]
+
     def __init__(
         self,
         net: nn.Module,
@@ -240,11 +244,9 @@ class Prepared(nn.Module):
         bf16: bool = False,
     ) -> None:
         super().__init__()
-        self.layout = torch.preserve_format
-        if channels_last:
-            self.layout = torch.channels_last
-        self.net = net.to(memory_format=self.layout)
-        self.bf16 = bf16
+        last = channels_last
+        self.layout = torch.channels_last if last else torch.preserve_format
+        self.net, self.bf16 = net.to(memory_format=self.layout), bf16
         self.register_buffer("mean", scale[0])
         self.register_buffer("spread", scale[1])
 
@@ -257,5 +259,4 @@ class Prepared(nn.Module):
         if self.layout is torch.channels_last:
             x = x.contiguous(memory_format=self.layout)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.net(x)
-        return logits.float()
+            return self.net(x).float()

@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -21,6 +21,28 @@ from .machine import SCALES, scale
 
 # %% auto #0
 __all__ = ['has_bf16', 'Protocol', 'protocol_for']
+
+# %% ../../nbs/library/train/protocol.ipynb #5b7c1e8f
+@dataclass(frozen=True)
+class _Fields:
+    network: str
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    clip: float
+    validation: float
+    crop: int = 0
+    flip: bool = False
+    rotate: float = 0
+    precision: str = "fp32"
+    channels_last: bool = False
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values of the wrong type or range."""
+        _check(self)
 
 # %% ../../nbs/library/train/protocol.ipynb #a4cd4b06
 _PRECISIONS = ("fp32", "bf16")
@@ -36,7 +58,7 @@ _RANGES = {
 }
 
 
-def _check(protocol: _Checked) -> None:
+def _check(protocol: _Fields) -> None:
     "Refuse values of the wrong type or range."
     values = vars(protocol)
     models.check_name(values["network"])
@@ -67,11 +89,7 @@ def has_bf16(device: str) -> bool | None:
     return bool(_KNOWS_BF16.intersection(flags)) if flags else None
 
 # %% ../../nbs/library/train/protocol.ipynb #67fc546a
-class _Checked:
-    def __post_init__(self) -> None:
-        """Refuse values of the wrong type or range."""
-        _check(self)
-
+class _Recorded(_Fields):
     def to_dict(self) -> dict[str, Any]:
         """The fields that are not at their default, for JSON.
 
@@ -81,25 +99,25 @@ class _Checked:
         found = {f.name: value for f, value in pairs if value != f.default}
         return {k: "inf" if v == math.inf else v for k, v in found.items()}
 
-    def resolved(self, device: str) -> Protocol:
+    def resolved(self, device: str) -> Self:
         """This protocol, with the precision that "auto" is on `device`."""
         if self.precision != "auto":
             return self
         precision = "bf16" if has_bf16(device) else "fp32"
         return replace(self, precision=precision)
 
-    def fits(self, recorded: dict[str, Any]) -> bool:
+    def fits(self, recorded: dict[str, Any] | None) -> bool:
         """Whether a record with this `protocol` is of a run of this one.
 
         A run in either precision is one of "auto".
         """
         either = _PRECISIONS if self.precision == "auto" else [self.precision]
-        options = (replace(self, precision=p).to_dict() for p in either)
+        options = [replace(self, precision=p).to_dict() for p in either]
         return recorded in options
 
 # %% ../../nbs/library/train/protocol.ipynb #bf019d2e
 @dataclass(frozen=True)
-class Protocol(_Checked):
+class Protocol(_Recorded):
     """How a network is trained: SGD, cosine schedule to 0, gradient clipping.
 
     Args:
@@ -120,21 +138,6 @@ class Protocol(_Checked):
     Raises:
         TypeError, ValueError: a value of the wrong type or range.
     """
-
-    network: str
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    clip: float
-    validation: float
-    crop: int = 0
-    flip: bool = False
-    rotate: float = 0
-    precision: str = "fp32"
-    channels_last: bool = False
-    samples: int | None = None
 
 # %% ../../nbs/library/train/protocol.ipynb #907be2d9
 def _tables() -> dict[str, dict]:

@@ -37,8 +37,10 @@ def test_all_rooms_are_listed_and_open():
         for path in (ROOT / "epsbook").iterdir()
         if path.suffix in ("", ".py") and not path.name.startswith(("_", "."))
     }
-    assert rooms - {"assets", "results"} == set(epsbook._ROOMS) <= set(dir(epsbook))
-    assert all(getattr(epsbook, name).__name__ == f"epsbook.{name}" for name in rooms)
+    assert rooms - {"assets", "results"} == set(epsbook._ROOMS)
+    assert {x for x in dir(epsbook) if x[:2] != "__"} == set(epsbook._ROOMS)
+    for name in epsbook._ROOMS:
+        assert getattr(epsbook, name).__name__ == f"epsbook.{name}"
 
 
 def test_a_mistyped_room_names_those_there_are():
