@@ -182,7 +182,9 @@ def _is_eager_cpu(logits: Tensor) -> bool:
 
 def _is_top(logits: Tensor, target: Tensor, ce: Tensor) -> Tensor:
     "Is the label the first largest logit?"
-    small = logits.ndim == 1 or logits.numel() < _SEARCHED
+    # First, whether a graph is traced: sizes may be unknown there.
+    traced = torch.compiler.is_compiling()
+    small = traced or logits.ndim == 1 or logits.numel() < _SEARCHED
     if small or not _is_eager_cpu(logits):
         return logits.argmax(class_dim(logits)) == target
     logits, index = logits.detach(), target.unsqueeze(1)
@@ -246,7 +248,8 @@ def given_label(
     Raises:
         IndexError: a label is not in 0..C-1 (on a CPU).
     """
-    large = logits.ndim > 1 and logits.numel() > _BLOCK
+    traced = torch.compiler.is_compiling()  # where sizes may be unknown
+    large = not traced and logits.ndim > 1 and logits.numel() > _BLOCK
     if large and _is_eager_cpu(logits):
         return _Blocks.apply(logits, target, curve, mean)
     ce = _cross_entropy(logits, target)

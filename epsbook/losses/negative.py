@@ -46,9 +46,10 @@ class _Drawing(Loss):
 
     def _draw(self, device: torch.device, method: Any, *size: Any) -> Tensor:
         "`method(*size)`, drawn where the generator lives, on `device`."
-        home = device if self.generator is None else self.generator.device
-        made = method(*size, generator=self.generator, device=home)
-        return made.to(device)
+        if self.generator is None:
+            return method(*size, device=device)
+        home = self.generator.device
+        return method(*size, generator=self.generator, device=home).to(device)
 
 # %% ../../nbs/13_complementary.ipynb #1fde38e6
 class NLNLLoss(_Drawing):
@@ -150,13 +151,13 @@ def _shuffled(
     "Answers in one random order and labels in another, without the ignored."
     orders = []
     for _ in range(2):
-        keys = loss._draw(labels.device, torch.rand, len(labels))
+        keys = loss._draw(labels.device, torch.rand, labels.shape[0])
         if ignored is None:
             orders.append(keys.argsort())
             continue
         last = keys + 2 * ignored.flatten()
         kept = (~ignored).sum().clamp_min(1)
-        place = torch.arange(len(labels), device=labels.device) % kept
+        place = torch.arange(labels.shape[0], device=labels.device) % kept
         orders.append(last.argsort()[place])
     return _rows(logits)[orders[0]], labels[orders[1]]
 

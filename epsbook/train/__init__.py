@@ -106,9 +106,10 @@ def _epoch(run: _Run) -> float:
 def _optimizer(net: nn.Module, protocol: Protocol, device: torch.device):
     "SGD and its cosine schedule."
     cuda = device.type == "cuda"
+    # Floats: torch takes no whole numbers of 64 bits and more, such as 1e20.
+    lr, decay = float(protocol.lr), float(protocol.weight_decay)
     # A tensor, because a recorded step would keep a number as it was.
-    lr = torch.tensor(protocol.lr, device=device) if cuda else protocol.lr
-    decay = protocol.weight_decay
+    lr = torch.tensor(lr, device=device) if cuda else lr
     optimizer = torch.optim.SGD(
         net.parameters(),
         lr,

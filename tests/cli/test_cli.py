@@ -232,6 +232,18 @@ def test_errors_are_one_line(arguments, says, monkeypatch, tmp_path):
     assert {p.name for p in tmp_path.rglob("*")} <= written
 
 
+@pytest.mark.parametrize("change", ["lr=1e20", "weight_decay=1e20"])
+def test_a_run_that_explodes_says_so_in_one_line(change, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = [*RUN, "--noise", "clean", "--loss", "ce", "--scale", "smoke"]
+    monkeypatch.setattr("sys.argv", ["epsbook", *asked, "--set", change])
+    with pytest.raises(
+        SystemExit, match="gradient norm nan in epoch 1, step 2"
+    ) as stop:
+        main()
+    assert "\n" not in str(stop.value)
+
+
 def test_a_file_is_no_folder_for_records(tmp_path):
     file = tmp_path / "results"
     file.write_text("mine")

@@ -409,6 +409,38 @@ def test_compiles_without_a_break(name):
     close(slope(got, x), slope(loss(x, y), x))
 
 
+class Called(torch.nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, x, y):
+        return self.loss(x, y)
+
+
+KINDS = {name.split("(")[0]: name for name in CASES if "PlacedELR" not in name}
+
+
+@pytest.mark.filterwarnings("ignore")
+@cases([*KINDS.values(), "sum"])
+def test_is_exported_for_any_batch(name):
+    "Also for batches beyond the sizes at which eager code goes another way."
+    loss = 2 * el.EpsCELoss(m=10) - el.CELoss() if name == "sum" else CASES[name]()
+    n, g = torch.export.Dim("n"), torch.Generator().manual_seed(0)
+    for part in loss.modules():
+        part.generator = None
+    for soft in (False, True):
+        x, y = torch.randn(200_000, 5, generator=g), torch.arange(200_000) % 5
+        target = x.softmax(1) if soft else y
+        how = {"dynamic_shapes": ({0: n}, {0: n}), "strict": False}
+        made = torch.export.export(Called(loss), (x[:8], target[:8]), **how).module()
+        for size in (3, len(x)):
+            got = made(x[:size], target[:size])
+            assert got.isfinite()
+            if name in DETERMINED or name == "sum":
+                close(got, loss(x[:size], target[:size]), 1e-5)
+
+
 @cases(STATELESS)
 def test_gradients_per_sample(name, weight=None):
     x, y, loss = small(name, weight=weight)
