@@ -213,16 +213,17 @@ class ELRLoss(Remembering):
 
     Args:
         num_samples, num_classes: size of the memory `targets`, a buffer.
-        lam: factor of the second term, >= 0.
-        beta: how slowly the memory changes, in [0, 1).
+        lam, beta: factor of the second term; slowness of the memory, below 1.
 
     Called with `index=`, int64 (N,); logits are (N, C). Several processes set
     `across_processes` of `Remembering`. Source: Liu et al., "Early-learning
     regularization prevents memorization of noisy labels", NeurIPS 2020.
     """
 
-    ranges: ClassVar = dict.fromkeys(("num_samples", "num_classes"), COUNT)
-    ranges |= {"lam": "[0, inf)", "beta": "[0, 1)"}
+    ranges: ClassVar = {
+        **{"num_samples": COUNT, "num_classes": COUNT},
+        **{"lam": "[0, inf)", "beta": "[0, 1)"},
+    }
     properties = Properties("no", "no", "no", "no, the memory votes too")
 
     def __init__(
