@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['class_dim', 'check_floating', 'check_logits', 'can_look', 'check_inputs', 'ignored_labels', 'wide', 'no_autocast',
-           'result_dtype', 'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
+__all__ = ['class_dim', 'check_floating', 'check_logits', 'can_look', 'all_finite', 'check_inputs', 'ignored_labels', 'wide',
+           'no_autocast', 'result_dtype', 'check_number', 'pick', 'safe_log', 'short', 'check_flag', 'check_options']
 
 # %% ../../nbs/library/losses/inputs.ipynb #eb086e4e
 def class_dim(logits: Float[Tensor, "n c *d"]) -> int:
@@ -80,6 +80,11 @@ def can_look(target: Tensor) -> bool:
         and not functorch.is_functorch_wrapped_tensor(target)
     )
 
+
+def all_finite(x: Float[Tensor, "*s"]) -> bool:
+    "Is every entry known to be finite? False where Python cannot look."
+    return can_look(x) and math.isfinite(float(x.detach().sum()))
+
 # %% ../../nbs/library/losses/inputs.ipynb #5e2f0002
 _ONE_SCORE = (
     "; if samples have one score z each, for two classes, use "
@@ -107,7 +112,7 @@ def _check_shares(target: Tensor, dim: int) -> None:
             f"{float(total[wrong][0]):g}: divide by the sum, or, for several "
             f"labels at once, take BCEWithLogitsLoss{hint}"
         )
-    if (target < -slack).any():
+    if target.numel() and target.min() < -slack:
         raise ValueError(
             f"probabilities must not be negative, got {float(target.min()):g}: "
             "negative smoothing of labels is GLSLoss(r=...)"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from .base import Loss
 from .core import CELoss
 from .curve import every_label, given_label
-from .inputs import check_number, class_dim, short
+from .inputs import all_finite, check_number, class_dim, short
 from .options import Options, Properties
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ def log_rest(log_p: Tensor, given: Tensor, dim: int) -> Tensor:
     one half; the others' sum is at hand for that one.
     """
     first = log_p.argmax(dim, keepdim=True)
-    none = torch.finfo(log_p.dtype).min / 2
-    others = log_p.scatter(dim, first, none)
     direct = (-given.clamp_max(math.log(0.5)).exp()).log1p()
-    # Not minus infinity: if all others are masked, it has no slope.
-    rest = others.clamp_min(none).logsumexp(dim, keepdim=True)
-    rest = rest.masked_fill(rest < none / 2, -torch.inf)
+    if all_finite(log_p):
+        others = log_p.scatter(dim, first, -torch.inf)
+        rest = others.logsumexp(dim, keepdim=True)
+    else:  # a logarithm of nothing but masked classes has no slope
+        none = torch.finfo(log_p.dtype).min / 2
+        others = log_p.scatter(dim, first, none).clamp_min(none)
+        rest = others.logsumexp(dim, keepdim=True)
+        rest = rest.masked_fill(rest < none / 2, -torch.inf)
     return torch.where(given <= math.log(0.5), direct, rest)
 
 # %% ../../nbs/10_topk.ipynb #d1d6d6cc
@@ -111,6 +114,8 @@ class _Changed(Loss):
 
     def _change(self, logits: Tensor) -> Tensor:
         "Clipped; a class that is masked by minus infinity has no length."
+        if all_finite(logits):
+            return self._clip(logits)
         masked = logits == -torch.inf
         changed = self._clip(logits.masked_fill(masked, 0))
         return changed.masked_fill(masked, -torch.inf)

@@ -12,7 +12,7 @@ import torch
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
-from .inputs import class_dim
+from .inputs import all_finite, class_dim
 from .margin import log_rest
 from .memory import MemoryOptions, Remembering
 from .options import COUNT, SWITCH, Options, Properties
@@ -197,9 +197,9 @@ class BootstrapLoss(Loss):
         log_p = logits.log_softmax(dim)
         if self.hard:
             vote = log_p.gather(dim, logits.argmax(dim, keepdim=True))
-        else:
-            # Where p is 0, in 64 bits too, p log p is 0, as is its slope.
-            vote = (log_p.exp() * log_p.clamp_min(-1e4)).sum(dim, keepdim=True)
+        else:  # where p is 0, in 64 bits too, p log p is 0, as is its slope
+            log_q = log_p if all_finite(log_p) else log_p.clamp_min(-1e4)
+            vote = (log_p.exp() * log_q).sum(dim, keepdim=True)
         return -self.beta * log_p - (1 - self.beta) * vote
 
 # %% ../../nbs/13_complementary.ipynb #1db1bdfa

@@ -12,7 +12,7 @@ import torch
 from .base import Loss
 from .between import FocalLoss, focal_factor
 from .curve import every_label
-from .inputs import can_look, class_dim, safe_log
+from .inputs import all_finite, class_dim, safe_log
 from .options import SWITCH, Options, Properties
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class _Share(Loss):
         "The parts and their sum, (N, 1, ...); in the limit, where infinite."
         dim, parts = class_dim(logits), self._parts(logits)
         total = parts.sum(dim, keepdim=True)
-        if can_look(total) and not total.isinf().any():
+        if all_finite(total):
             return parts, total
         # A masked class outweighs all others, which have no share beside it.
         masked = parts.isinf()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .inputs import check_inputs, check_options, class_dim
-from .inputs import ignored_labels, pick, result_dtype, wide
+from .inputs import all_finite, check_inputs, check_options
+from .inputs import class_dim, ignored_labels, pick
+from .inputs import result_dtype, wide
 from .options import Described
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ def times(
     share: Float[Tensor, "*s"], value: Float[Tensor, "*s"]
 ) -> Float[Tensor, "*s"]:
     "`share * value`, where nothing times infinity is nothing."
-    return share * value.masked_fill((share == 0) & value.isinf(), 0)
+    if not all_finite(value):
+        value = value.masked_fill((share == 0) & value.isinf(), 0)
+    return share * value
 
 
 def summed(
     add: Callable[[Tensor], Tensor], log_p: Float[Tensor, "*s"]
 ) -> Tensor:
     "`add(-log_p)`, linear; masked logits are all equally far below the others."
+    if all_finite(log_p):
+        return -add(log_p)
     masked = log_p == -torch.inf
     far = add(masked.to(log_p))
     infinite = times(far, torch.full_like(far, torch.inf))
@@ -144,7 +149,8 @@ def _soft(
         weight = _class_weight(loss, logits)
         every = loss._weighted_every(logits, weight, **known)
     # Not a product: nothing times infinity is nothing, as is 0 log 0.
-    every = every.masked_fill((target == 0) & ~every.isfinite(), 0)
+    if not all_finite(every):
+        every = every.masked_fill((target == 0) & ~every.isfinite(), 0)
     losses = (target * every).sum(class_dim(logits))
     return losses.mean() if mean else losses, None
 

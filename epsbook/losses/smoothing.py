@@ -12,7 +12,7 @@ import torch
 from .base import Loss
 from .core import CELoss
 from .curve import given_label
-from .inputs import class_dim
+from .inputs import all_finite, class_dim
 from .options import Options, Properties
 from .reduction import weigh_every
 
@@ -27,6 +27,8 @@ def _ahead(x: Tensor, mean: Tensor, r: float) -> Tensor:
     "r (x - mean); 0 for a class that is masked, with x minus infinity."
     if r == 0:
         return torch.zeros_like(x)
+    if all_finite(x):
+        return r * (x - mean)
     return r * (x - mean).masked_fill(x == -torch.inf, 0)
 
 

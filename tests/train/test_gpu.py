@@ -84,6 +84,20 @@ def test_a_recorded_step_is_the_plain_one(loss, monkeypatch):
     assert digits("cuda", loss)["weights_sha256"] == recorded["weights_sha256"]
 
 
+@on_each
+def test_an_annealed_loss_counts_in_a_recorded_step(device, monkeypatch):
+    def run():
+        loss = CELoss() + EpsCELoss(m=1)
+        change = lambda rows: loss.coefs.__setitem__(0, 1 / (1 + len(rows)))
+        return digits(device, loss, epochs=3, watch=change)["weights_sha256"]
+
+    found = run()
+    plain = digits(device, CELoss() + EpsCELoss(m=1), epochs=3)
+    assert found != plain["weights_sha256"]
+    monkeypatch.setattr(train, "recorded", lambda step, *_: step)
+    assert run() == found
+
+
 @needs_gpu
 def test_steps_are_recorded(monkeypatch):
     seen = []
