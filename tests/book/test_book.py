@@ -263,7 +263,7 @@ def test_every_reference_has_a_card(visit):
     links = visit.page.locator("article a[href*='#']")
     addresses = set(links.evaluate_all("all => all.map(a => a.getAttribute('href'))"))
     kinds = rf"({KINDS}|Equation|Exercise)-\w+-\d+".lower()
-    numbered = rf"(\w+\.html)?#{kinds}|references\.html#id\d+"
+    numbered = rf"(\.\./)*((\w+\.html)?#{kinds}|references\.html#id\d+)"
     wanted = sorted(a for a in addresses if re.fullmatch(numbered, a))
     assert sorted(card_addresses(visit.page)) == wanted
 
