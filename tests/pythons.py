@@ -23,9 +23,8 @@ from alone import PARALLEL, ROOT, build_wheel
 PYTHONS = ("3.11", "3.12", "3.13")
 NEEDS = "torchvision scikit-learn pooch pandas hypothesis jsonschema".split()
 NEEDS += ["pytest", "pytest-xdist"]
-# Tests of notebooks, pages and papers, and of what only the checkout has.
-CHECKOUT = "alone api arithmetic book drift ext map notation packaging pythons"
-CHECKOUT += " theorems widget"
+# Tests of pages and notebooks, and of what only the checkout has.
+CHECKOUT = ("book", "package", "test_theorems.py")
 
 
 def candidates(version):
@@ -79,8 +78,7 @@ def install(python, wheel):
 def gather(folder):
     "The tests that can do without the checkout, in a folder of their own."
     tests = folder / "tests"
-    leave = [f"test_{name}.py" for name in CHECKOUT.split()]
-    ignore = shutil.ignore_patterns("__pycache__", *leave)
+    ignore = shutil.ignore_patterns("__pycache__", *CHECKOUT)
     shutil.copytree(ROOT / "tests", tests, ignore=ignore)
     (folder / "nbs").mkdir()
     for name in ("conftest.py", "pyproject.toml", "nbs/references.bib"):

@@ -348,9 +348,7 @@ def test_exercises_are_anchored():
 def test_a_draft_says_so_under_its_title():
     cells = text("# 8 · Title\n\n> What it holds."), text("Text")
     draft = pages.announce_draft(notebook(*cells, epsbook={"draft": True}))
-    title, notice, rest = draft["cells"][0]["source"].partition(
-        "This page is a draft"
-    )
+    title, notice, rest = draft["cells"][0]["source"].partition("This page is a draft")
     assert title.startswith("# 8 · Title\n\n~~~~{admonition} ") and notice
     assert rest.endswith("\n~~~~\n\n> What it holds.")
     final = notebook(*cells, epsbook={"draft": False})
