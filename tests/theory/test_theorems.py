@@ -89,15 +89,19 @@ def test_every_claim_of_the_book_is_in_the_table():
 
 def shift(monkeypatch, by):
     "Every problem of the checks drawn with other seeds."
-    seeded, problems = theorems.generator, theorems.random_problems
-    transitions = theorems.random_transitions
 
-    def other(function):
+    def seeded(function):
         return lambda *sizes, seed, **how: function(*sizes, seed=seed + by, **how)
 
-    monkeypatch.setattr(theorems, "generator", lambda seed=0: seeded(seed + by))
-    monkeypatch.setattr(theorems, "random_problems", other(problems))
-    monkeypatch.setattr(theorems, "random_transitions", other(transitions))
+    def generator(function):
+        return lambda seed=0: function(seed + by)
+
+    others = {"random_problems": seeded, "random_transitions": seeded}
+    others["generator"] = generator
+    for module in theorems.MODULES:
+        for name, other in others.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, other(getattr(module, name)))
 
 
 @pytest.mark.parametrize("by", range(1000, 31_000, 1000))
