@@ -79,7 +79,7 @@ def slope_at_zero(mutant=False, drop=""):
             p = p / p.sum(-1, keepdim=True)
             curve = slopes(N, 0.0 if "infinite" in drop else 1.0, k + 2)
             if "nowhere" in drop:
-                curve = lambda x, f=curve: f(x.clamp_min(0.3))  # noqa: E731
+                curve = lambda x, f=curve: f(x.clamp_min(0.3))
             better = torch.zeros(N, dtype=torch.bool)
             cost = curve(p[..., None])[..., 0]
             for i, j in itertools.permutations(range(k), 2):  # from j to i
@@ -101,7 +101,8 @@ def slope_at_zero(mutant=False, drop=""):
             steep = ((top - curve(x)) / x).amax((1, 2))
             flat = ((curve(1 - x) - low) / x).amin((1, 2))
             # The second label as likely as the condition allows, or nearly.
-            share = (1.1 if mutant else 1) * (1 - 0.05 * torch.rand(N // 2)).double()
+            share = torch.rand(N // 2, generator=generator(k)).double()
+            share = (1.1 if mutant else 1) * (1 - 0.05 * share)
             q = torch.ones(N // 2, k).double()
             q[:, 1:] = share[:, None] * (flat / steep)[:, None]
             q[:, 2:] *= 0.5
@@ -127,7 +128,9 @@ def water(q, m):
         some = q[:, 1:n].sum(-1)
         b = q[:, 0] + some - n * (1 - q[:, 0]) * m
         v = (b + (b * b + 4 * n * some * m).sqrt()) / (2 * n)
-        v = torch.where(b < 0, 2 * some * m / ((b * b + 4 * n * some * m).sqrt() - b), v)
+        v = torch.where(
+            b < 0, 2 * some * m / ((b * b + 4 * n * some * m).sqrt() - b), v
+        )
         rest = q[:, n:] / q[:, n:].sum(-1, keepdim=True) * (1 - n * v[:, None])
         level = torch.cat([v[:, None].expand(-1, n), rest], -1)
         fits = (level[:, n] <= v) if n < k else ~done
