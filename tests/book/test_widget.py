@@ -6,15 +6,15 @@ import os
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 
+from epsbook.figures import interactive
 from epsbook.losses.epsilon import eps_softmax, epsilon
 
-FRAGMENT = files("epsbook.assets").joinpath("eps_simplex.html").read_text("utf-8")
+FRAGMENT = interactive("eps_simplex").data
 PAGE = '<!doctype html><meta charset="utf-8"><body style="margin:16px">'
 BOOK = Path(__file__).parents[2] / "_build" / "html"
 SIDE, TOP = 320, 36  # the triangle, in the drawing's units
