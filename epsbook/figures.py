@@ -214,7 +214,8 @@ def interactive(name: str) -> HTML:
     """A figure to drag, whole in itself: a notebook shows it as it is.
 
     Args:
-        name: "eps_simplex", where ε-softmax sends an answer.
+        name: "eps_simplex", where ε-softmax sends an answer; "noisy_risk",
+            what each answer costs on noisy labels, and the best one.
 
     Raises:
         ValueError: there is no such figure; those there are are listed.
