@@ -91,14 +91,15 @@ def zero_one(
         return Bound(math.inf, f"{risk / mistake:.2g}, and an error is below 1")
     return Bound(risk / mistake)
 
-# %% ../../nbs/09_excess_risk.ipynb #e93879b9
+# %% ../../nbs/09_excess_risk.ipynb #9acd7283
 class Attained(NamedTuple):
-    "How many classes share the answer, and how often it is wrong."
+    "How many classes share the answer, how often it is wrong, its excess."
 
     classes: int
     error: float
+    excess: float
 
-# %% ../../nbs/09_excess_risk.ipynb #5bc8b57a
+# %% ../../nbs/09_excess_risk.ipynb #23182ca6
 def attained(loss: EpsCELoss, num_classes: int, rate: float) -> Attained:
     """Proposition 9.6: an error that symmetric noise can hide completely.
 
@@ -113,7 +114,8 @@ def attained(loss: EpsCELoss, num_classes: int, rate: float) -> Attained:
     excess = rate * room / (k - 1 - rate * k)
     error = (excess - right) / (math.log(n * (loss.m + 1)) - right or 1)
     fits = n > 1 and 0 <= error <= 1
-    return Attained(n, error if fits else math.nan)
+    nan = math.nan
+    return Attained(n, error, excess) if fits else Attained(n, nan, nan)
 
 # %% ../../nbs/09_excess_risk.ipynb #f61ddd78
 def odds(noise: Any, num_classes: int) -> float:
