@@ -104,6 +104,15 @@ def check_slider(page):
     assert figure.locator("svg").inner_html() != before[0]
 
 
+def check_risk_slider(page):
+    figure, slider = page.locator(".eps-risk"), page.locator(".eps-eta")
+    before = figure.locator("svg").inner_html(), figure.get_attribute("data-best")
+    slider.focus()
+    slider.press("ArrowRight")
+    assert figure.get_attribute("data-best") != before[1]
+    assert figure.locator("svg").inner_html() != before[0]
+
+
 @pytest.mark.parametrize("step", [0, 4, 24, 80])
 @pytest.mark.parametrize("place", PLACES)
 def test_drawing_equals_library(load, place, step):
@@ -428,17 +437,21 @@ def test_ink_is_legible_on_every_shade(load, paper, ink):
     assert contrast(shades[0], [paper / 255] * 3) >= 1.1
 
 
-def test_slider_in_the_book(browser):
-    chapter = next(BOOK.rglob("08_eps_softmax.html"), None)
-    if chapter is None:
-        missing("the book is not built: _build/html has no 08_eps_softmax.html")
+CHAPTERS = {"08_eps_softmax": check_slider, "09_excess_risk": check_risk_slider}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_slider_in_the_book(browser, chapter):
+    found = next(BOOK.rglob(f"{chapter}.html"), None)
+    if found is None:
+        missing(f"the book is not built: _build/html has no {chapter}.html")
     handler = functools.partial(Quiet, directory=str(BOOK))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser.new_page()
-        where = chapter.relative_to(BOOK).as_posix()
+        where = found.relative_to(BOOK).as_posix()
         page.goto(f"http://127.0.0.1:{server.server_port}/{where}")
-        check_slider(page)
+        CHAPTERS[chapter](page)
         page.close()
         server.shutdown()
 
