@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from matplotlib import pyplot
 
 if TYPE_CHECKING:
     import pandas as pd
+    from IPython.display import HTML
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['INK', 'use_style', 'method_color', 'method_label', 'by_method', 'plot_weight', 'simplex_points', 'draw_simplex',
-           'show', 'live_curve']
+           'show', 'interactive', 'live_curve']
 
 # %% ../nbs/library/figures.ipynb #9bc1d5ec
 INK = "#333333"
@@ -206,6 +208,28 @@ def _drawn(fig: Figure, alt: str) -> tuple[dict[str, str], dict]:
     pyplot.close(fig)
     kind = "image/svg+xml"
     return {kind: file.getvalue()}, {kind: {"alt": alt}}
+
+# %% ../nbs/library/figures.ipynb #f4e26178
+def interactive(name: str) -> HTML:
+    """A figure to drag, whole in itself: a notebook shows it as it is.
+
+    Args:
+        name: "eps_simplex", where ε-softmax sends an answer; "noisy_risk",
+            what each answer costs on noisy labels, and the best one.
+
+    Raises:
+        ValueError: there is no such figure; those there are are listed.
+    """
+    from IPython.display import HTML
+
+    parts = {x.name: x for x in files("epsbook.assets").iterdir()}
+    known = sorted(x[:-5] for x in parts if x.endswith(".html"))
+    if name not in known:
+        raise ValueError(f"no figure {name!r}; there are: {', '.join(known)}")
+    page = parts[name + ".html"].read_text("utf-8")
+    for part in ("triangle.css", "triangle.svg", "triangle.js"):
+        page = page.replace(f"{{{{{part}}}}}\n", parts[part].read_text("utf-8"))
+    return HTML(page)
 
 # %% ../nbs/library/figures.ipynb #e7db5ebd
 def live_curve(

@@ -5,14 +5,16 @@
 # %% ../../nbs/library/theory/face.ipynb #481e9b1a
 from __future__ import annotations
 
+from .bounds import excess_risk, zero_one
 from .finite import loss_table, simplex_grid
 from .risk import Best, FiniteProblem, SimplexMinimum
 from .risk import best_of, enumerated_problems
 from .risk import random_problems, simplex_minimum
+from .shape import shape
 
 # %% auto #0
-__all__ = ['Best', 'FiniteProblem', 'SimplexMinimum', 'best_of', 'enumerated_problems', 'loss_table', 'random_problems',
-           'simplex_grid', 'simplex_minimum']
+__all__ = ['Best', 'FiniteProblem', 'SimplexMinimum', 'best_of', 'enumerated_problems', 'excess_risk', 'loss_table',
+           'random_problems', 'shape', 'simplex_grid', 'simplex_minimum', 'zero_one']
 
 # %% ../../nbs/library/theory/face.ipynb #e2725d9c
 _all_ = [
@@ -21,8 +23,11 @@ _all_ = [
     "SimplexMinimum",
     "best_of",
     "enumerated_problems",
+    "excess_risk",
     "loss_table",
     "random_problems",
+    "shape",
     "simplex_grid",
     "simplex_minimum",
+    "zero_one",
 ]
