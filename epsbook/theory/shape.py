@@ -86,13 +86,14 @@ def sharing(loss: EpsCELoss, num_classes: int) -> tuple[float, int]:
     room = max(each)
     return room, each.index(room) + 1
 
-# %% ../../nbs/library/theory/shape.ipynb #996b13a4
+# %% ../../nbs/library/theory/shape.ipynb #d423a679
 def _of_epsilon(loss: EpsCELoss, k: int) -> Shape | str:
     if loss.tau == 0:
         return f"{loss!r} is not bounded without its floor tau"
     m, floor = loss.m, -math.log(loss.tau)
     room, _ = sharing(loss, k)
     above = -math.log1p(-(k - 1) * min(loss.tau, 1 / (k * (m + 1))))
+    above = min(above, floor)
     mistake = min(math.log(2 * (m + 1)), floor)
     return Shape(room + above, room, floor, mistake, 0.0)
 
@@ -102,11 +103,11 @@ def _gain(loss: EpsCELoss) -> float:
     cut = loss.tau * (loss.m + 1)
     return 0.0 if cut >= 0.5 else 1 / (math.e * cut)
 
-# %% ../../nbs/library/theory/shape.ipynb #5f46ead8
-def _parts(loss: Loss) -> tuple[CurveLoss | None, list, list]:
+# %% ../../nbs/library/theory/shape.ipynb #011eb26a
+def _parts(terms: list) -> tuple[CurveLoss | None, list, list]:
     "One curve of p_y alone, and terms with factors: epsilon, and the others."
     plain, eps, rest = [], [], []
-    for c, term in loss._terms():
+    for c, term in terms:
         curve = isinstance(term, CurveLoss)
         if curve and not term.uses_top:
             plain.append(c * term)
@@ -130,10 +131,10 @@ def _of_another(term: Loss, k: int) -> Shape | str:
     total = term.per_class(torch.zeros(1, k).double()).sum().item()
     return Shape(0.0, (k - 1) * largest - total, largest, 0.0, 0.0)
 
-# %% ../../nbs/library/theory/shape.ipynb #c5f3548f
+# %% ../../nbs/library/theory/shape.ipynb #1655423d
 def _add(shapes: list[tuple[float, Shape]], ratio: float) -> Shape:
-    rows = [[c * x for x in s[:4]] for c, s in shapes if c]
-    why = next((s.why for c, s in shapes if c and s.why), "")
+    rows = [[c * x for x in s[:4]] for c, s in shapes]
+    why = next((s.why for _, s in shapes if s.why), "")
     totals = [sum(column) for column in zip(*rows, strict=True)] or [0.0] * 4
     return Shape(*totals, ratio, why)
 
@@ -149,7 +150,7 @@ def _ratio(curve: CurveLoss | None, eps: list, k: int) -> float:
         low = first = _at(curve, 0) - _at(curve, 1)
     return low / (first + gain) if first + gain else 0.0
 
-# %% ../../nbs/library/theory/shape.ipynb #080d4a05
+# %% ../../nbs/library/theory/shape.ipynb #e6119e16
 def shape(loss: Loss, num_classes: int) -> Shape:
     """The numbers of a loss that bounds ask for; see `Shape`.
 
@@ -165,9 +166,10 @@ def shape(loss: Loss, num_classes: int) -> Shape:
     if not isinstance(loss, Loss):
         raise TypeError(f"expected a loss of epsbook.losses, got {loss!r}")
     k = check_int("num_classes", num_classes, least=2)
-    if any(c < 0 for c, _ in loss._terms()):
+    terms = [(c, term) for c, term in loss._terms() if c]
+    if any(c < 0 for c, _ in terms):
         return _unknown("a loss is subtracted")
-    curve, eps, rest = _parts(loss)
+    curve, eps, rest = _parts(terms)
     found: list = [(c, _of_epsilon(term, k)) for c, term in eps]
     if curve is not None:
         found.append((1.0, _of_curve(curve, k)))

@@ -132,6 +132,19 @@ def test_a_sum_of_sums_and_a_constant_change_nothing():
     assert shape(two, 10)[:5] == pytest.approx(shape(one, 10)[:5])
 
 
+@pytest.mark.parametrize("off", [CELoss(), MSELoss(), EpsCELoss(m=1, tau=0)])
+def test_a_term_that_is_switched_off_does_not_count(off):
+    assert shape(0 * off + MAELoss(), 10) == shape(MAELoss(), 10)
+    assert shape(0 * MAELoss(), 10).mistake == 0
+
+
+def test_a_floor_that_the_predicted_label_meets():
+    table = EpsCELoss(m=0, tau=0.5).per_class(torch.zeros(1, 10).double())
+    corner = EpsCELoss(m=0, tau=0.5).per_class(800 * torch.eye(10).double())
+    spread = shape(EpsCELoss(m=0, tau=0.5), 10).spread
+    assert spread == pytest.approx((table.sum() - corner[0].sum()).item())
+
+
 def test_samples_shrink_the_first_term_only():
     how = {"classifiers": 1e6, "samples": 10**12}
     far = bounds.finite_sample(GCELoss(q=0.7), 10, 0.4, **how)
