@@ -18,7 +18,7 @@ from .shape import shape, sharing
 # %% auto #0
 __all__ = ['any_noise', 'published', 'excess_risk', 'zero_one', 'Attained', 'attained', 'odds', 'breakdown', 'finite_sample']
 
-# %% ../../nbs/09_excess_risk.ipynb #e7510c36
+# %% ../../nbs/09_excess_risk.ipynb #c6527f2b
 _TIED = "a wrong label is as likely as the right one"
 
 
@@ -33,10 +33,11 @@ def any_noise(
     room = check_number("room", room, "[0, inf]")
     if of.least <= 0:
         return Bound(math.inf, _TIED)
-    mean, own = of.p_y @ of.most, (1 - of.rate[of.p_y > 0]).max()
+    mean = float(of.p_y @ of.most)
+    own = 1 - of.rate[of.p_y > 0].min().item()
     return Bound((own * of.clean_risk + (mean and room * mean)) / of.least)
 
-# %% ../../nbs/09_excess_risk.ipynb #72584db6
+# %% ../../nbs/09_excess_risk.ipynb #b3d1fb6d
 def published(
     radius: float, noise: Any, num_classes: int, p_y: Any = None
 ) -> Bound:
@@ -50,7 +51,8 @@ def published(
     radius = check_number("radius", radius, "[0, inf]")
     if of.least <= 0:
         return Bound(math.inf, _TIED)
-    return Bound(2 * radius * (1 + of.p_y @ (1 - of.rate) / of.least))
+    own = float(of.p_y @ (1 - of.rate))
+    return Bound(2 * radius * (1 + own / of.least))
 
 # %% ../../nbs/09_excess_risk.ipynb #8ca8f05f
 def excess_risk(
