@@ -18,7 +18,7 @@ from .shape import shape, sharing
 # %% auto #0
 __all__ = ['any_noise', 'published', 'excess_risk', 'zero_one', 'Attained', 'attained', 'odds', 'breakdown', 'finite_sample']
 
-# %% ../../nbs/09_excess_risk.ipynb #c6527f2b
+# %% ../../nbs/09_excess_risk.ipynb #4e0e97ec
 _TIED = "a wrong label is as likely as the right one"
 
 
@@ -27,17 +27,18 @@ def any_noise(
 ) -> Bound:
     """Corollary 9.2: bound on R(h) for noise that depends on the class.
 
-    `room` is D of the loss, see `shape`; for the rest see `leads`.
+    `room` is D of the loss, see `shape`; for the rest see `leads`. Under the
+    first mean 1 - eta is taken at its largest.
     """
     of = leads(noise, num_classes, **known)
-    room = check_number("room", room, "[0, inf]")
+    room = check_number("room", room, "[0, inf)")
     if of.least <= 0:
         return Bound(math.inf, _TIED)
-    mean = float(of.p_y @ of.most)
     own = 1 - of.rate[of.p_y > 0].min().item()
-    return Bound((own * of.clean_risk + (mean and room * mean)) / of.least)
+    hidden = room * float(of.p_y @ of.most)
+    return Bound((own * of.clean_risk + hidden) / of.least)
 
-# %% ../../nbs/09_excess_risk.ipynb #b3d1fb6d
+# %% ../../nbs/09_excess_risk.ipynb #3c38ba7a
 def published(
     radius: float, noise: Any, num_classes: int, p_y: Any = None
 ) -> Bound:
@@ -48,13 +49,13 @@ def published(
     classifier whose wrong labels all cost as much as any can.
     """
     of = leads(noise, num_classes, p_y=p_y)
-    radius = check_number("radius", radius, "[0, inf]")
+    radius = check_number("radius", radius, "[0, inf)")
     if of.least <= 0:
         return Bound(math.inf, _TIED)
     own = float(of.p_y @ (1 - of.rate))
     return Bound(2 * radius * (1 + own / of.least))
 
-# %% ../../nbs/09_excess_risk.ipynb #8ca8f05f
+# %% ../../nbs/09_excess_risk.ipynb #03942785
 def excess_risk(
     loss: Loss, num_classes: int, noise: Any, **known: Unpack[Known]
 ) -> Bound:
@@ -65,6 +66,8 @@ def excess_risk(
     answer. See `leads` for the noise and what may be known besides.
     """
     of, given = leads(noise, num_classes, **known), shape(loss, num_classes)
+    if not of.rate.any():
+        return Bound(of.clean_risk)
     if given.why:
         return Bound(math.inf, given.why)
     if not of.symmetric:
@@ -74,7 +77,7 @@ def excess_risk(
     k, rate = num_classes, of.rate[0]
     return Bound(of.clean_risk + rate * given.spread / (k - 1 - rate * k))
 
-# %% ../../nbs/09_excess_risk.ipynb #a17559aa
+# %% ../../nbs/09_excess_risk.ipynb #4cd09560
 def zero_one(
     loss: Loss, num_classes: int, noise: Any, **known: Unpack[Known]
 ) -> Bound:
@@ -88,7 +91,7 @@ def zero_one(
     if risk.why:
         return risk
     if not mistake:
-        return Bound(math.inf, "a mistake may cost as little as you like")
+        return Bound(math.inf, "nothing is proved about what a mistake costs")
     if risk >= mistake:
         return Bound(math.inf, f"{risk / mistake:.2g}, and an error is below 1")
     return Bound(risk / mistake)
@@ -101,22 +104,23 @@ class Attained(NamedTuple):
     error: float
     excess: float
 
-# %% ../../nbs/09_excess_risk.ipynb #23182ca6
+# %% ../../nbs/09_excess_risk.ipynb #42340969
 def attained(loss: EpsCELoss, num_classes: int, rate: float) -> Attained:
     """Proposition 9.6: an error that symmetric noise can hide completely.
 
-    NaN where the construction needs an error below 0 or above 1.
+    NaN if m = 0, or if it needs an error below 0 or above 1.
     """
-    if not isinstance(loss, EpsCELoss) or not loss.tau:
+    if type(loss) is not EpsCELoss or not loss.tau:
         raise TypeError(f"expected an EpsCELoss with a floor, got {loss!r}")
     k = check_int("num_classes", num_classes, 2)
     rate = check_number("rate", rate, f"[0, {(k - 1) / k})")
     room, n = sharing(loss, k)
     right = math.log((loss.m + 1) / (loss.m + 1 / n))
     excess = rate * room / (k - 1 - rate * k)
-    error = (excess - right) / (math.log(n * (loss.m + 1)) - right or 1)
-    fits = n > 1 and 0 <= error <= 1
-    nan = math.nan
+    error = math.nan
+    if n > 1 and loss.m:
+        error = (excess - right) / (math.log(n * (loss.m + 1)) - right)
+    fits, nan = 0 <= error <= 1, math.nan
     return Attained(n, error, excess) if fits else Attained(n, nan, nan)
 
 # %% ../../nbs/09_excess_risk.ipynb #f61ddd78
@@ -126,15 +130,15 @@ def odds(noise: Any, num_classes: int) -> float:
     own = 1 - of.rate
     return math.inf if (own == 0).any() else float((of.most / own).max())
 
-# %% ../../nbs/09_excess_risk.ipynb #4334892e
+# %% ../../nbs/09_excess_risk.ipynb #c482cb3e
 def breakdown(loss: Loss, num_classes: int) -> float:
     """Rate of symmetric noise below which the right corner is surely best.
 
-    Proposition 9.7; for a symmetric loss (K - 1)/K, by Theorem 4.2. 0 if the
-    loss leaves the corner under any noise, or if nothing is proved about it.
+    Proposition 9.7; for a symmetric loss (K - 1)/K, by Theorem 4.2. 0 if
+    nothing is proved.
     """
     of, k = shape(loss, num_classes), num_classes
-    ratio = 1.0 if of.spread == 0 else of.ratio
+    ratio = 1.0 if of.spread == 0 < of.largest else of.ratio
     return (k - 1) * ratio / (1 + (k - 1) * ratio)
 
 # %% ../../nbs/09_excess_risk.ipynb #b4fcc79f

@@ -8,7 +8,7 @@ import torch
 
 from epsbook.losses import AGCELoss, BootstrapLoss, CELoss, ClippedCELoss, EpsCELoss
 from epsbook.losses import EpsFocalLoss, GCELoss, LossSum, MAELoss, MSELoss
-from epsbook.losses import NCELoss, NNCELoss, RCELoss
+from epsbook.losses import NCELoss, NNCELoss, NoiseAdaptationLoss, RCELoss, SCELoss
 from epsbook.noise import NoiseSpec
 from epsbook.theory import bounds
 from epsbook.theory.shape import shape
@@ -79,7 +79,9 @@ def test_the_share_of_classes_counts():
         (MSELoss(), "nothing is proved here about MSELoss"),
         (BootstrapLoss(beta=0.8), "nothing is proved"),
         (MAELoss() - GCELoss(q=0.5), "subtracted"),
-        (NCELoss(), "as little as you like"),
+        (NCELoss(), "about what a mistake costs"),
+        (MAELoss(weight=torch.tensor([1.0] * 10)), "classes have weights"),
+        (5 * EpsCELoss(m=1, weight=torch.ones(10)), "classes have weights"),
     ],
 )
 def test_no_bound_says_why(loss, why):
@@ -136,6 +138,30 @@ def test_a_sum_of_sums_and_a_constant_change_nothing():
 def test_a_term_that_is_switched_off_does_not_count(off):
     assert shape(0 * off + MAELoss(), 10) == shape(MAELoss(), 10)
     assert shape(0 * MAELoss(), 10).mistake == 0
+
+
+def test_a_slope_that_grows_without_end_stands_no_noise():
+    assert shape(GCELoss(q=0.999), 10).ratio == bounds.breakdown(CELoss(), 10) == 0
+    floor = shape(EpsCELoss(m=0, tau=0.1), 3).ratio
+    assert floor == pytest.approx(0.1 * math.e)
+    assert bounds.breakdown(0 * MAELoss(), 10) == 0
+
+
+def test_sums_that_are_other_losses():
+    assert shape(SCELoss(a=0, b=1), 10) == pytest.approx(shape(RCELoss(), 10))
+    adapted = NoiseAdaptationLoss(noise_rate=0.3, inclusive=True)
+    assert 0 < shape(adapted, 10).spread < shape(EpsCELoss(m=0), 10).spread
+
+
+def test_without_noise_only_the_clean_risk_is_left():
+    assert bounds.zero_one(CELoss(), 10, NoiseSpec.clean()) == 0
+    assert bounds.excess_risk(CELoss(), 10, np.eye(10), clean_risk=0.3) == 0.3
+
+
+def test_nothing_is_attained_where_the_hedge_has_no_mistake():
+    assert math.isnan(bounds.attained(EpsCELoss(m=0), 10, 0.13).error)
+    with pytest.raises(TypeError, match="with a floor"):
+        bounds.attained(EpsFocalLoss(m=1e5), 10, 0.4)
 
 
 def test_a_floor_that_the_predicted_label_meets():
