@@ -76,3 +76,10 @@ def test_no_test_that_needs_the_checkout_goes_along(tmp_path):
     assert {"test_losses", "test_golden", "test_train", "test_cli"} <= names
     assert not names & {"test_drift", "test_book", "test_packaging", "test_pythons"}
     assert not (tmp_path / "epsbook").exists()
+
+
+def test_what_runs_without_the_checkout_asks_for_no_notebook(tmp_path):
+    pythons.gather(tmp_path)
+    found = list((tmp_path / "tests").rglob("test_*.py"))
+    asking = [x.name for x in found if ".ipynb" in x.read_text("utf-8")]
+    assert len(found) > 20 and not asking, "such a test belongs in tests/book"
