@@ -145,7 +145,7 @@ def python_with_only(allowed, code, site, folder):
         module
         for module, owners in metadata.packages_distributions().items()
         if not {canonicalize_name(owner) for owner in owners} & needs(*allowed)
-    } - {"epsbook"}
+    } - {"epsbook", "dill"}  # dill: torch imports it itself, where it is installed
     assert {"jaxtyping", "fastcore", "sklearn", "typer", "PIL"} <= blocked
     block = f"""
     import sys
