@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -210,12 +211,15 @@ def _drawn(fig: Figure, alt: str) -> tuple[dict[str, str], dict]:
     return {kind: file.getvalue()}, {kind: {"alt": alt}}
 
 # %% ../nbs/library/figures.ipynb #f4e26178
-def interactive(name: str) -> HTML:
+def interactive(name: str, *, shown: str = "") -> HTML:
     """A figure to drag, whole in itself: a notebook shows it as it is.
 
     Args:
         name: "eps_simplex", where ε-softmax sends an answer; "noisy_risk",
-            what each answer costs on noisy labels, and the best one.
+            what each answer costs on noisy labels, and the best one;
+            "loss_curves", how hard each loss pulls, and how evenly.
+        shown: losses to begin with, for "loss_curves", such as "CE,MAE,AGCE";
+            sliders belong to the last.
 
     Raises:
         ValueError: there is no such figure; those there are are listed.
@@ -227,9 +231,22 @@ def interactive(name: str) -> HTML:
     if name not in known:
         raise ValueError(f"no figure {name!r}; there are: {', '.join(known)}")
     page = parts[name + ".html"].read_text("utf-8")
-    for part in ("triangle.css", "triangle.svg", "triangle.js"):
+    shared = "figure.css", "figure.js", "triangle.svg", "triangle.js"
+    for part in shared:
         page = page.replace(f"{{{{{part}}}}}\n", parts[part].read_text("utf-8"))
-    return HTML(page)
+    return HTML(_begin_with(page, shown) if shown else page)
+
+
+def _begin_with(page: str, shown: str) -> str:
+    "The page with other losses to begin with."
+    names = re.findall(r'^  \["(.+?)", "#', page, flags=re.MULTILINE)
+    known = [re.sub("<.+?>", "", name) for name in names]
+    if unknown := set(shown.split(",")) - set(known):
+        raise ValueError(
+            f"no curve of {', '.join(sorted(unknown))}; there are: "
+            f"{', '.join(known) or 'none in this figure'}"
+        )
+    return re.sub('data-shown=".+?"', f'data-shown="{shown}"', page, count=1)
 
 # %% ../nbs/library/figures.ipynb #e7db5ebd
 def live_curve(

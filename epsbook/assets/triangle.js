@@ -1,5 +1,4 @@
-// Every answer for three classes, and a point p of them that one can move. A picture
-// holds its first drawing: after a change take it over from a browser, or a test fails.
+// Every answer for three classes, and a point p of them that one can move.
 const N = 300; // p is a multiple of 1/N, so that ties are exact
 const SIDE = 320, H = SIDE * Math.sqrt(3) / 2;
 const V = [[200, 36], [40, 36 + H], [360, 36 + H]], COLOR = ["#0173b2", "#de8f05", "#029e73"], SUB = "₀₁₂";
@@ -8,11 +7,6 @@ const corner = t => K.map(k => +(k === t)), center = [1 / 3, 1 / 3, 1 / 3];
 const at = q => [0, 1].map(j => dot(q, V.map(v => v[j])));
 const xy = q => at(q).map(c => +c.toFixed(2)).join(" ");
 const list = q => q.map(c => +c.toFixed(3)).join(", ");
-const set = (e, o) => { for (const k in o) e.setAttribute(k, o[k]); };
-const slow = top => v => { // a slider of 80 steps from 0 to top, as a logarithm
-  const x = (top + 1) ** (v / 80) - 1;
-  return +x.toPrecision(x < 10 ? 2 : 3);
-};
 const arrow = (a, b, ra, rb) => { // from a circle of radius ra to one of radius rb
   const d = [b[0] - a[0], b[1] - a[1]], len = Math.hypot(...d), [x, y] = d.map(c => c / len);
   if (len < ra + rb + 3) return "";
@@ -20,14 +14,10 @@ const arrow = (a, b, ra, rb) => { // from a circle of radius ra to one of radius
   return `M${go(len - ra, 0)}L${go(rb, 0)}M${go(rb + s, s * .55)}L${go(rb, 0)}L${go(rb + s, -s * .55)}`;
 };
 // `picture` gets the tools and returns the function that draws for a given p.
-const triangle = (name, start, picture) => document.querySelectorAll(`.${name}:not(.eps-live)`).forEach(root => {
-  const one = c => root.querySelector(c), all = c => [...root.querySelectorAll(c)];
+const triangle = (name, start, picture) => figure(name, tools => {
+  const { one, all, redraw } = tools;
   const svg = one("svg"), handle = one(".eps-p");
   let p = start.map(n => n / N);
-  const redraw = () => {
-    draw(p);
-    [handle, one(".eps-dot")].forEach((e, i) => set(e, { cx: +at(p)[0].toFixed(2), cy: +at(p)[1].toFixed(2) }));
-  };
   const place = v => { // nearest point of the simplex, then of the grid
     let sum = 0, shift = 0;
     [...v].sort((a, b) => b - a).forEach((x, i) => { sum += x; if (x * (i + 1) > sum - 1) shift = (sum - 1) / (i + 1); });
@@ -35,12 +25,6 @@ const triangle = (name, start, picture) => document.querySelectorAll(`.${name}:n
     [...K].sort((a, b) => q[b] - n[b] - q[a] + n[a]).slice(0, N - n[0] - n[1] - n[2]).forEach(k => n[k]++);
     p = n.map(x => x / N);
     redraw();
-  };
-  const read = (e, number, text = x => x.toLocaleString("en")) => { // value of a slider, which says it
-    const label = e.parentNode, x = number(e.value);
-    label.querySelector("output").textContent = text(x);
-    set(e, { "aria-valuetext": `${label.querySelector("i").textContent} = ${text(x)}` });
-    return x;
   };
   const pointer = e => {
     const c = new DOMPoint(e.clientX, e.clientY).matrixTransform(svg.getScreenCTM().inverse());
@@ -64,8 +48,9 @@ const triangle = (name, start, picture) => document.querySelectorAll(`.${name}:n
     e.preventDefault();
     place(p.map((x, k) => x + move[k] * (e.shiftKey ? 5 : 1) / N));
   });
-  all("input").forEach(e => e.addEventListener("input", redraw));
-  const draw = picture({ root, one, all, handle, place, read, redraw });
-  root.classList.add("eps-live");
-  redraw();
+  const draw = picture({ ...tools, handle, place });
+  return () => {
+    draw(p);
+    [handle, one(".eps-dot")].forEach((e, i) => set(e, { cx: +at(p)[0].toFixed(2), cy: +at(p)[1].toFixed(2) }));
+  };
 });

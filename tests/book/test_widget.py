@@ -2,8 +2,6 @@
 
 import functools
 import math
-import os
-import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +17,6 @@ from epsbook.theory.risk import simplex_minimum
 
 FIGURES = ["eps_simplex", "noisy_risk"]
 FIRST = {"eps_simplex": [0.46, 0.36, 0.18], "noisy_risk": [0.9, 0.07, 0.03]}
-PAGE = '<!doctype html><meta charset="utf-8"><body style="margin:16px">'
 BOOK = Path(__file__).parents[2] / "_build" / "html"
 SIDE, TOP = 320, 36  # the triangle, in the drawing's units
 HEIGHT = SIDE * math.sqrt(3) / 2
@@ -33,51 +30,8 @@ PLACES = {
 }
 
 
-def missing(reason):
-    """Skip, or fail where a browser is required."""
-    (pytest.fail if os.environ.get("EPSBOOK_REQUIRE_BROWSER") else pytest.skip)(reason)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        missing("playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None)
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=path, args=flags)
-        except Error as error:
-            missing(f"no Chromium: {error.message.splitlines()[0]}")
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def load(browser):
-    """Open figures on one page; anything they report is an error."""
-    contexts, reports = [], []
-
-    def open_page(*names, **options):
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        for event in ("console", "pageerror", "request"):
-            page.on(event, lambda e, event=event: reports.append(f"{event}: {e}"))
-        shown = [interactive(name).data for name in names or FIGURES[:1]]
-        page.set_content(PAGE + "".join(shown))
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not reports
-
-
 def numbers(page, name, n=0):
-    text = page.locator(".eps-tri").nth(n).get_attribute(f"data-{name}")
+    text = page.locator(".eps-fig").nth(n).get_attribute(f"data-{name}")
     return torch.tensor([float(x) for x in text.split(",")], dtype=torch.float64)
 
 
@@ -116,7 +70,7 @@ def check_risk_slider(page):
 @pytest.mark.parametrize("step", [0, 4, 24, 80])
 @pytest.mark.parametrize("place", PLACES)
 def test_drawing_equals_library(load, place, step):
-    page = load()
+    page = load("eps_simplex")
     button, keys = PLACES[place]
     page.get_by_role("button", name=button).click()
     page.locator(".eps-p").focus()
@@ -137,7 +91,7 @@ def test_drawing_equals_library(load, place, step):
 
 
 def test_slider_by_key(load):
-    check_slider(load())
+    check_slider(load("eps_simplex"))
 
 
 def point(page, n=0):
@@ -199,7 +153,7 @@ def test_drag_by_touch_does_not_scroll(load, name):
 def test_figures_on_a_page_are_independent(load, name):
     page = load(name, *FIGURES, name)
     page.locator(".eps-p").first.press("Shift+ArrowDown")
-    page.locator(".eps-tri").last.locator(".eps-m").evaluate(
+    page.locator(".eps-fig").last.locator(".eps-m").evaluate(
         "e => { e.value = 80; e.dispatchEvent(new Event('input')); }"
     )
     assert point(page, 0)[0].item() == pytest.approx(FIRST[name][0] - 1 / 15, abs=1e-3)
@@ -214,7 +168,7 @@ def test_figures_on_a_page_are_independent(load, name):
 @pytest.mark.parametrize("name", FIGURES)
 def test_first_drawing_needs_no_script(load, name):
     still, live = load(name, java_script_enabled=False), load(name)
-    drawings = [page.locator(".eps-tri").inner_html() for page in (still, live)]
+    drawings = [page.locator(".eps-fig").inner_html() for page in (still, live)]
     again = f"copy the first drawing from a browser to epsbook/assets/{name}.html"
     assert drawings[0] == drawings[1], again
     assert still.locator("svg").is_visible()
@@ -237,20 +191,18 @@ def test_fits_a_phone(load, name):
 
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("width", [358, 688, 720])  # pages of 390, 1280 and 1100
-def test_nothing_sticks_out_of_the_column_of_the_book(browser, width, name):
-    page = browser.new_page()
+def test_nothing_sticks_out_of_the_column_of_the_book(show, width, name):
     box = f'<div id="box" style="overflow:auto;width:{width}px">'
-    page.set_content(PAGE + box + interactive(name).data)
+    page = show(box + interactive(name).data)
     assert page.evaluate("box.scrollWidth - box.clientWidth") == 0
     inner = page.locator("table").bounding_box()
     outer = page.locator("#box").bounding_box()
     # The head of the last column is slanted and leans out of its cell.
     assert outer["x"] + outer["width"] - inner["x"] - inner["width"] >= 4
-    page.close()
 
 
 def test_classes_are_numbered_as_in_the_other_figures(load):
-    page = load()
+    page = load("eps_simplex")
     assert page.locator(".eps-name").all_text_contents() == ["0", "1", "2"]
     rows = page.locator("th[scope=row]").all_text_contents()
     assert rows[:3] == ["class 0", "class 1", "class 2"]
@@ -322,7 +274,7 @@ def test_noisy_risk_and_its_minimum_are_those_of_the_library(load, setting):
     torch.testing.assert_close(numbers(page, "noisy"), noisy, rtol=0, atol=1e-12)
     p = answers()
     drawn = page.evaluate(
-        "ps => ps.map(document.querySelector('.eps-tri').risk)", p.tolist()
+        "ps => ps.map(document.querySelector('.eps-fig').risk)", p.tolist()
     )
     want = loss.per_class(p.log()) @ noisy
     torch.testing.assert_close(
@@ -344,7 +296,7 @@ def test_a_stronger_shade_costs_less_and_covers_an_eighth(load, setting):
         """([where, ps]) => {
           const bands = [...document.querySelectorAll(".eps-bands path")];
           const over = ([x, y]) => bands.filter(b => b.isPointInFill({ x, y })).length;
-          return [where.map(over), ps.map(document.querySelector(".eps-tri").risk)];
+          return [where.map(over), ps.map(document.querySelector(".eps-fig").risk)];
         }""",
         [where.tolist(), p.tolist()],
     )
@@ -441,7 +393,7 @@ CHAPTERS = {"08_eps_softmax": check_slider, "09_excess_risk": check_risk_slider}
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_slider_in_the_book(browser, chapter):
+def test_slider_in_the_book(browser, missing, chapter):
     found = next(BOOK.rglob(f"{chapter}.html"), None)
     if found is None:
         missing(f"the book is not built: _build/html has no {chapter}.html")
