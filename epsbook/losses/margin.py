@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from .base import Loss
 from .core import CELoss
 from .curve import every_label, given_label
-from .inputs import all_finite, check_number, class_dim, short
+from .inputs import all_finite, class_dim, short
 from .options import Options, Properties
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class LDRLoss(Loss):
     s = softplus of the logits over its mean, as released: shifts change it.
 
     Args:
-        margin, lam: c >= 0 and the temperature > 0.
+        margin, lam: c >= 0 and the price > 0. In float32 a price of 1e4 loses
+            all but three digits.
 
     Source: Zhu, Ying and Yang, "Label distributionally robust losses for
     multi-class classification", ICML 2023.
@@ -106,6 +107,11 @@ class LDRLoss(Loss):
         return _ldr(self, log_pi, given).squeeze(dim)
 
 # %% ../../nbs/10_topk.ipynb #d88d68c0
+def _norm(logits: Tensor) -> Tensor:
+    dim = class_dim(logits)
+    return torch.linalg.vector_norm(logits, dim=dim, keepdim=True)
+
+
 class _Changed(Loss):
     "Cross-entropy after a change of the logits."
 
@@ -130,10 +136,10 @@ class _Changed(Loss):
 class LogitClipLoss(_Changed):
     r"""Cross-entropy of clipped logits.
 
-    :math:`-\log \mathrm{softmax}(h \min(1, \tau/\|h\|))_y`.
+    :math:`-\log \mathrm{softmax}(h \min(1, r/\|h\|))_y`.
 
     Args:
-        max_norm: tau, the largest Euclidean length of the logits, > 0.
+        max_norm: r, the largest Euclidean length of the logits, > 0.
 
     Shifted logits have another length. Source: Wei et al., "Mitigating
     memorization of noisy labels by clipping the model prediction", ICML 2023.
@@ -142,7 +148,7 @@ class LogitClipLoss(_Changed):
     ranges: ClassVar = {"max_norm": "(0, inf)"}
     properties = Properties(
         *("no", "no"),
-        bounded=r"$\log(1 + (K - 1) e^{\tau\sqrt{K/(K - 1)}})$",
+        bounded=r"$\log(1 + (K - 1) e^{r\sqrt{K/(K - 1)}})$",
         all_k="yes",
     )
 
@@ -168,19 +174,19 @@ class LogitClipLoss(_Changed):
         return logits * (most / _norm(logits).clamp_min(most))
 
 # %% ../../nbs/10_topk.ipynb #6d218b8e
-def _norm(logits: Tensor) -> Tensor:
-    dim = class_dim(logits)
-    return torch.linalg.vector_norm(logits, dim=dim, keepdim=True)
-
-
 class _Released(LogitClipLoss):
     "`LogitClipLoss.as_released`."
 
+    ranges: ClassVar = {"delta": "(0, inf)"}
 
     def __init__(self, *, delta: float, **options: Unpack[Options]) -> None:
-        delta = check_number("delta", delta, "(0, inf)")
-        super().__init__(max_norm=max(delta, 1 / delta), **options)
-        self.delta = delta
+        Loss.__init__(self, **options)
+        self._set(delta=delta)
+
+    @property
+    def max_norm(self) -> float:
+        "No logits are longer."
+        return max(self.delta, 1 / self.delta)
 
     def _clip(self, logits: Tensor) -> Tensor:
         norm = _norm(logits)

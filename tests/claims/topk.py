@@ -65,7 +65,7 @@ def slopes(count, steep, seed):
     "a loss of one probability ranks if its slope at 0 is infinite; else a corner wins",
     "q_k B < 1.1 q_t A",
     "the slope at 0 is infinite (a finite one)",
-    "the slope is nowhere 0 (flat below 0.3)",
+    "the slope is nowhere 0 (flat above 0.3)",
     "K is at least 3",
 )
 def slope_at_zero(mutant=False, drop=""):
@@ -79,7 +79,7 @@ def slope_at_zero(mutant=False, drop=""):
             p = p / p.sum(-1, keepdim=True)
             curve = slopes(N, 0.0 if "infinite" in drop else 1.0, k + 2)
             if "nowhere" in drop:
-                curve = lambda x, f=curve: f(x.clamp_min(0.3))
+                curve = lambda x, f=curve: f(x.clamp_max(0.3))
             better = torch.zeros(N, dtype=torch.bool)
             cost = curve(p[..., None])[..., 0]
             for i, j in itertools.permutations(range(k), 2):  # from j to i
