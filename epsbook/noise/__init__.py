@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .kinds import NoiseKinds, draw_labels
+from .estimate import anchor_points, anchor_transition
+from .estimate import confident_joint, confident_transition
+from .estimate import estimate_rate
 from .labels import as_labels, check_int, label_sha256, like
 from .labels import realized_rate, realized_transition
 from .transition import check_mapping, check_rate, flip_matrix
@@ -25,10 +28,16 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['CIFAR10_MAP', 'MNIST_MAP', 'CIFAR100_SUPERCLASSES', 'CIFAR100_BLOCKS', 'NoiseSpec', 'in_place_transition',
+           'anchor_points', 'anchor_transition', 'confident_joint', 'confident_transition', 'estimate_rate',
            'inclusive_rate', 'label_sha256', 'realized_rate', 'realized_transition', 'symmetric_rate']
 
 # %% ../../nbs/02_noise.ipynb #a59ede43
 _all_ = [
+    "anchor_points",
+    "anchor_transition",
+    "confident_joint",
+    "confident_transition",
+    "estimate_rate",
     "inclusive_rate",
     "label_sha256",
     "realized_rate",
