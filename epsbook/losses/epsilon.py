@@ -112,15 +112,15 @@ class EpsFocalLoss(EpsCELoss):
     r"""Focal loss of the ε-softmax, :math:`-(1 - f_y)^\gamma \log f_y`.
 
     Args:
-        m, tau, gamma: as in `EpsCELoss` and `FocalLoss`.
-        detach_factor: take the factor as a constant, as published numbers do.
+        m, tau, gamma, detach_factor: as in `EpsCELoss` and `FocalLoss`.
 
     Source: Wang et al., "ε-softmax", NeurIPS 2024, section 3.3.
     """
 
     ranges: ClassVar = EpsCELoss.ranges | FocalLoss.ranges
     properties = EpsCELoss.properties._replace(
-        asymmetric=r"if $\tau (m + 1) \ge \frac12$", all_k="open",
+        asymmetric=r"if $\tau (m + 1) \ge \frac12$",
+        all_k=r"if $\tau = 0$ and $q_t$ leads enough; more than $m/(m + 1)$",
         bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
     )
 

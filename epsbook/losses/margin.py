@@ -45,9 +45,8 @@ def log_rest(log_p: Tensor, given: Tensor, dim: int) -> Tensor:
 # %% ../../nbs/10_topk.ipynb #d1d6d6cc
 def _log_softplus(x: Tensor) -> Tensor:
     low = x.clamp_max(-20)  # log(log(1 + e^x)) = x - e^x / 2 + ..., there
-    return torch.where(
-        x < -20, x - low.exp() / 2, F.softplus(x.clamp_min(-20)).log()
-    )
+    high = F.softplus(x.clamp_min(-20)).log()
+    return torch.where(x < -20, x - low.exp() / 2, high)
 
 
 def _log_pi(logits: Tensor, lam: float) -> Tensor:
@@ -72,8 +71,7 @@ class LDRLoss(Loss):
     s = softplus of the logits over its mean, as released: shifts change it.
 
     Args:
-        margin, lam: c >= 0 and the price > 0. In float32 a price of 1e4 loses
-            all but three digits.
+        margin, lam: c >= 0 and the price > 0; 1e4 leaves float32 three digits.
 
     Source: Zhu, Ying and Yang, "Label distributionally robust losses for
     multi-class classification", ICML 2023.
@@ -148,7 +146,7 @@ class LogitClipLoss(_Changed):
     ranges: ClassVar = {"max_norm": "(0, inf)"}
     properties = Properties(
         *("no", "no"),
-        bounded=r"$\log(1 + (K - 1) e^{r\sqrt{K/(K - 1)}})$",
+        bounded=r"at most $\log(1 + (K - 1)\,e^{\sqrt2\,r})$",
         all_k="yes",
     )
 

@@ -180,6 +180,10 @@ BOUNDED = [
     (EpsFocalLoss(m=10, tau=0), None),
     (LDRLoss(), math.log((math.exp(3.1) + math.exp(0.1) + 1) / K)),
     (LogitClipLoss(max_norm=1), math.log(1 + 2 * math.exp(math.sqrt(1.5)))),
+    (  # with a large radius one label alone is the worst
+        LogitClipLoss(max_norm=10),
+        math.log(1 + math.exp(200**0.5) + math.exp(50**0.5)),
+    ),
     *(
         (LogitClipLoss.as_released(delta=d), math.log(1 + 2 * math.exp(6**0.5)))
         for d in (0.5, 2)
@@ -450,6 +454,8 @@ ALL_K = [
     (EpsCELoss(m=0.2, tau=0), True),  # margin 0.35 > 1/6
     (EpsCELoss(m=0.2, tau=0.3), False),
     (EpsCELoss(m=10, tau=0), False),
+    (EpsFocalLoss(m=0.2, tau=0), True),
+    (EpsFocalLoss(m=10, tau=0), False),
     (LDRLoss(lam=10), False),
     (LogitClipLoss(max_norm=0.5), True),
     (LogitClipLoss(max_norm=5), True),
