@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from epsbook import cli as cli
+    from epsbook import confident as confident
     from epsbook import data as data
     from epsbook import doctor as doctor
     from epsbook import figures as figures
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _ROOMS = (
-    *("cli", "data", "doctor", "figures", "losses"),
-    *("noise", "runs", "theory", "train"),
+    *("cli", "confident", "data", "doctor", "figures"),
+    *("losses", "noise", "runs", "theory", "train"),
 )
 
 

@@ -239,8 +239,10 @@ def _where(d: data.Dataset, protocol: Protocol, device: str) -> dict:
     }
 
 # %% ../../nbs/17_training.ipynb #f4480e13
-def _outcome(run: _Run, s: Split, device: str, about: dict) -> dict[str, Any]:
-    "What is known when it has ended."
+def _outcome(run: _Run, s: Split, device: str, about: dict, then: Any) -> dict:
+    "What is known when it has ended; `then` gets the network."
+    if then:
+        then(run.net.eval())
     curves = {key: [row[key] for row in run.rows] for key in run.rows[0]}
     loss, end = about["loss"], repr(run.loss)
     return about | {
@@ -268,6 +270,7 @@ def fit(
     checkpoint: str | Path | None = None,
     watch: Callable[[list], None] | None = None,
     until: float | None = None,
+    then: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
     """Trains on labels corrupted by `spec`; returns the record of the run.
 
@@ -278,20 +281,19 @@ def fit(
         device, label: by default "cuda" if it is there; name of the bar.
         checkpoint: a file to write; who finds it tells watch and goes on.
         watch: gets all measurements after each epoch; may anneal the loss.
-        until: a `time.monotonic` to end by; needs a checkpoint.
+        until: a `time.monotonic` to end by (OutOfTime), with a checkpoint.
+        then: gets the trained network, on its device.
 
     Raises:
         TypeError, ValueError: what cannot be trained; another's checkpoint.
         FloatingPointError: loss or gradient is not finite; says where.
-        OutOfTime: stopped because of `until`; the checkpoint is written.
     """
     device = find_device(device)
     check_run(d, loss, protocol := protocol.resolved(device))
-    given = corrupted(d, spec, seed)
-    s = split(d, given, protocol, seed, device)
+    s = split(d, given := corrupted(d, spec, seed), protocol, seed, device)
     about = _about(d, spec, loss, protocol, seed, given)
     run_id = about | (_where(d, protocol, device) if checkpoint else {})
     with repeatable(device), kept_memory():
         run = _start(s, loss, protocol, seed)
         _train(run, s, run_id, label, checkpoint, watch, until)
-        return _outcome(run, s, device, about)
+        return _outcome(run, s, device, about, then)

@@ -510,7 +510,8 @@ def module(file):
 
 FILES = sorted((ROOT / "epsbook").rglob("*.py"))
 MODULES = {module(file): file for file in FILES if file.stem != "_modidx"}
-ROOMS = ["noise", "data", "losses", "theory", "train", "runs", "doctor", "cli"]
+ROOMS = ["noise", "data", "losses", "theory", "train", "confident", "runs"]
+ROOMS += ["doctor", "cli"]
 
 
 def imports(file):

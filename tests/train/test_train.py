@@ -149,6 +149,15 @@ def small(**changes):
     return train.Protocol(**(fields | changes))
 
 
+def test_the_trained_network_is_handed_on_before_the_record():
+    found = []
+    asked = pictures(channels=1), noise.NoiseSpec.clean(), CELoss(), small(), 1
+    r = train.fit(*asked, then=found.append)
+    state = found[0].state_dict()
+    assert r["weights_sha256"] == checkpoint.weights_sha256(state)
+    assert not found[0].training
+
+
 def test_a_network_learns_clean_digits():
     r = train.fit(
         data.load("digits"), noise.NoiseSpec.clean(), CELoss(), small(epochs=5), 0
