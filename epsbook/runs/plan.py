@@ -17,6 +17,7 @@ from ..noise.transition import fixed_labels
 from . import record
 from .named import named_noise, recipe_noise, run_name
 from .settings import settings_for
+from .staged import staged
 from ..train import fit
 from ..train.machine import scale
 from ..train.protocol import Protocol, protocol_for
@@ -199,14 +200,15 @@ def run(
     if method not in s["methods"]:
         known = ", ".join(s["methods"])
         raise ValueError(f"no method {method!r} in {name}; known: {known}")
-    terms = s["methods"][method]
+    terms, stage = s["methods"][method], s.get("stages", {}).get(method)
     head = {"experiment": name, "method": method, "scale": at or scale()}
     head["terms"] = terms
     options = {"label": f"{method}, seed {seed}"} | options
-    return head | fit(
+    return head | staged(
+        stage,
+        terms,
         data.load(s["dataset"]),
         NoiseSpec.from_dict(s["noise"]),
-        build_loss(terms),
         Protocol(**s["protocol"], epochs=s["epochs"]),
         seed,
         **options,
