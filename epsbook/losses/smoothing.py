@@ -62,7 +62,7 @@ class _Smoothed(Loss):
         every = self._weighted_every(logits, weight)
         return every.gather(dim, target.unsqueeze(dim)).squeeze(dim)
 
-# %% ../../nbs/11_label_smoothing.ipynb #eb63d592
+# %% ../../nbs/11_label_smoothing.ipynb #539f3f56
 class GLSLoss(_Smoothed):
     r"""Generalized label smoothing.
 
@@ -75,7 +75,8 @@ class GLSLoss(_Smoothed):
             cross-entropy. Negative: negative label smoothing (NLS), which
             has no lower bound: warm up without, then take small steps.
 
-    On average -a/(1 - a), a = eta K/(K - 1), undoes symmetric noise of rate eta.
+    Symmetric noise of rate eta is undone, on average, by -a/(1 - a) with
+    a = eta K/(K - 1).
 
     Source: Wei et al., "To smooth or not? When label smoothing meets noisy
     labels", ICML 2022.
