@@ -62,7 +62,7 @@ class _Smoothed(Loss):
         every = self._weighted_every(logits, weight)
         return every.gather(dim, target.unsqueeze(dim)).squeeze(dim)
 
-# %% ../../nbs/11_label_smoothing.ipynb #86349b40
+# %% ../../nbs/11_label_smoothing.ipynb #539f3f56
 class GLSLoss(_Smoothed):
     r"""Generalized label smoothing.
 
@@ -73,7 +73,10 @@ class GLSLoss(_Smoothed):
             with r/K for every class, the true one too, as `label_smoothing`
             of torch, class weights included: each class has its own. 0:
             cross-entropy. Negative: negative label smoothing (NLS), which
-            has no lower bound.
+            has no lower bound: warm up without, then take small steps.
+
+    Symmetric noise of rate eta is undone, on average, by -a/(1 - a) with
+    a = eta K/(K - 1).
 
     Source: Wei et al., "To smooth or not? When label smoothing meets noisy
     labels", ICML 2022.
@@ -84,7 +87,7 @@ class GLSLoss(_Smoothed):
         symmetric="no",
         asymmetric="no",
         bounded="no",
-        all_k=r"if $r < 1$ and $(1 - r) \min_k q_k > -r/K$",
+        all_k=r"if $r < 1$ and $(1 - r) \min_k q_k \ge -r/K$",
     )
 
     def __init__(self, *, r: float, **options: Unpack[Options]) -> None:
