@@ -11,6 +11,7 @@ python tests/theorems.py
 import json
 from pathlib import Path
 
+<<<<<<< HEAD
 from claims import (
     bounds,
     epsilon,
@@ -34,6 +35,15 @@ MODULES = (
     topk,
     smoothing,
     training,
+=======
+from claims import bounds, correction, epsilon, machine, noise, risk, symmetric
+from claims import topk, training
+
+TABLE = Path(__file__).resolve().parents[1] / "results" / "theorems.json"
+MODULES = (
+    *(machine, noise, risk, symmetric, epsilon, bounds, topk),
+    *(correction, training),
+>>>>>>> w12
 )
 
 
