@@ -11,9 +11,9 @@ python tests/theorems.py
 import json
 from pathlib import Path
 
-<<<<<<< HEAD
 from claims import (
     bounds,
+    correction,
     epsilon,
     machine,
     noise,
@@ -34,16 +34,8 @@ MODULES = (
     bounds,
     topk,
     smoothing,
+    correction,
     training,
-=======
-from claims import bounds, correction, epsilon, machine, noise, risk, symmetric
-from claims import topk, training
-
-TABLE = Path(__file__).resolve().parents[1] / "results" / "theorems.json"
-MODULES = (
-    *(machine, noise, risk, symmetric, epsilon, bounds, topk),
-    *(correction, training),
->>>>>>> w12
 )
 
 
