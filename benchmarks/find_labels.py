@@ -1,0 +1,143 @@
+"""How many wrong labels are found, by which network and which rule, at what cost.
+
+Each case is a cross-validation whose answers are held against the true labels:
+what every filter and ranking of cleanlab finds, beside rankings by the loss of one
+sample, out of sample and in sample. Rows go into results/issues.json, a row for each
+case that is not there yet; chapter 14 reads them.
+
+Run: python benchmarks/find_labels.py [--only WORDS]
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from cleanlab.count import compute_confident_joint, num_label_issues
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+from sklearn.metrics import average_precision_score
+
+from epsbook import data, noise, train
+from epsbook.confident import out_of_sample
+from epsbook.losses import CELoss, GCELoss, NCELoss
+from epsbook.runs.named import named_noise
+from epsbook.train.machine import hardware, versions
+from epsbook.train.measure import corrupted
+
+FILE = Path(__file__).resolve().parents[1] / "results" / "issues.json"
+FILTERS = (
+    *("prune_by_noise_rate", "prune_by_class", "both", "confident_learning"),
+    *("predicted_neq_given", "low_normalized_margin", "low_self_confidence"),
+)
+SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
+LOSSES = {"ce": CELoss(), "gce": GCELoss(q=0.7)}
+DIGITS = ("symmetric:0.2", "symmetric:0.4", "pair:0.2", "pair:0.4")
+FOLDS = 5
+
+
+def cases():
+    "Data set, noise, loss, epochs, seed: the most telling first."
+    short = [("digits", x, "ce", 10) for x in DIGITS]
+    long = [("digits", "symmetric:0.4", x, 40) for x in ("ce", "gce")]
+    for seed in range(1, 6):
+        yield from ((*case, seed) for case in short + long)
+    people = [("cifar10n-worse", 3), ("cifar10n-aggre", 3), ("cifar10n-random1", 1)]
+    for name, seeds in people:
+        for seed in range(1, seeds + 1):
+            yield "cifar10_patches", name, "ce", 10, seed
+    for loss in LOSSES:
+        yield "cifar10_patches", "cifar10n-worse", loss, 40, 1
+
+
+def in_sample(d, spec, loss, protocol, seed):
+    "Probabilities of a network that has been trained on all of it."
+    found = []
+
+    def keep(net):
+        with torch.no_grad():
+            parts = [net(x).double() for x in d.train_images.split(256)]
+        found.append(torch.cat(parts).softmax(1))
+
+    train.fit(d, spec, loss, protocol, seed, "cpu", then=keep)
+    return found[0]
+
+
+def precision(wrong, doubt):
+    return round(float(average_precision_score(wrong, doubt)), 4)
+
+
+def rankings(probs, given, wrong):
+    "Average precision of each score, and of the loss of one sample."
+    p, y = probs.numpy(), given.numpy()
+    found = {x: -get_label_quality_scores(y, p, method=x) for x in SCORES}
+    logits = probs.clamp_min(1e-300).log()
+    for name, loss in (LOSSES | {"nce": NCELoss()}).items():
+        found[name] = loss.per_sample(logits, given).numpy()
+    return {name: precision(wrong, doubt) for name, doubt in found.items()}
+
+
+def measured(name, asked, kind, epochs, seed):
+    "One row."
+    d, spec, loss = data.load(name), named_noise(asked, name), LOSSES[kind]
+    protocol = train.protocol_for(name, "laptop", epochs=epochs, validation=0)
+    given = corrupted(d, spec, seed)
+    wrong = (given != d.train_labels).numpy()
+    start = time.perf_counter()
+    probs = out_of_sample(d, spec, loss, protocol, folds=FOLDS, seed=seed, device="cpu")
+    seconds = time.perf_counter() - start
+    p, y = probs.numpy(), given.numpy()
+    filters = {}
+    for rule in FILTERS:
+        mask = find_label_issues(y, p, filter_by=rule, n_jobs=1)
+        filters[rule] = [int(mask.sum()), int((mask & wrong).sum())]
+    order = np.argsort(get_label_quality_scores(y, p), kind="stable")[:24]
+    top = probs.argmax(1)
+    return {
+        "dataset": name,
+        "noise": spec.to_dict(),
+        "asked": asked,
+        "loss": repr(loss),
+        "method": kind,
+        "protocol": protocol.to_dict(),
+        "folds": FOLDS,
+        "seed": seed,
+        "label_sha256": noise.label_sha256(given),
+        "wrong": int(wrong.sum()),
+        "estimated": int(num_label_issues(y, p)),
+        "joint": np.asarray(compute_confident_joint(y, p)).tolist(),
+        "right": round(float((top == d.train_labels).double().mean()), 4),
+        "agrees": round(float((top == given).double().mean()), 4),
+        "filters": filters,
+        "out_of_sample": rankings(probs, given, wrong),
+        "in_sample": rankings(in_sample(d, spec, loss, protocol, seed), given, wrong),
+        "most_doubted": [[int(i), int(top[i])] for i in order],
+        "seconds": round(seconds, 1),
+        "hardware": hardware("cpu"),
+        "versions": versions(),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases whose name has these words")
+    only = parser.parse_args().only.split()
+    rows = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
+    for case in cases():
+        name, asked, kind, epochs, seed = case
+        known = [
+            (r["dataset"], r["asked"], r["method"], r["protocol"]["epochs"], r["seed"])
+            for r in rows
+        ]
+        if case in known or not all(x in " ".join(map(str, case)) for x in only):
+            continue
+        rows.append(measured(*case))
+        lines = ",\n ".join(json.dumps(r) for r in rows)
+        FILE.write_text(f"[{lines}]\n", "utf-8")
+        print(*case, rows[-1]["filters"]["prune_by_noise_rate"], rows[-1]["wrong"])
+
+
+if __name__ == "__main__":
+    main()
