@@ -14,24 +14,21 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from cleanlab.count import compute_confident_joint, num_label_issues
-from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
+from crowdkit.aggregation import DawidSkene
 from sklearn.metrics import average_precision_score
 
 from epsbook import data, noise, train
-from epsbook.confident import out_of_sample
+from epsbook.confident import RULES, find_issues, out_of_sample
 from epsbook.losses import CELoss, GCELoss, NCELoss
 from epsbook.runs.named import named_noise
 from epsbook.train.machine import hardware, versions
 from epsbook.train.measure import corrupted
 
 FILE = Path(__file__).resolve().parents[1] / "results" / "issues.json"
-FILTERS = (
-    *("prune_by_noise_rate", "prune_by_class", "both", "confident_learning"),
-    *("predicted_neq_given", "low_normalized_margin", "low_self_confidence"),
-)
 SCORES = "self_confidence", "normalized_margin", "confidence_weighted_entropy"
 LOSSES = {"ce": CELoss(), "gce": GCELoss(q=0.7)}
 DIGITS = ("symmetric:0.2", "symmetric:0.4", "pair:0.2", "pair:0.4")
@@ -90,8 +87,8 @@ def measured(name, asked, kind, epochs, seed):
     seconds = time.perf_counter() - start
     p, y = probs.numpy(), given.numpy()
     filters = {}
-    for rule in FILTERS:
-        mask = find_label_issues(y, p, filter_by=rule, n_jobs=1)
+    for rule in RULES:
+        mask = find_issues(y, p, rule)
         filters[rule] = [int(mask.sum()), int((mask & wrong).sum())]
     order = np.argsort(get_label_quality_scores(y, p), kind="stable")[:24]
     top = probs.argmax(1)
@@ -120,13 +117,45 @@ def measured(name, asked, kind, epochs, seed):
     }
 
 
+def annotators():
+    "Wrong labels of CIFAR-10N: of one person, of a majority, of Dawid and Skene."
+    votes = [data.given_labels(f"cifar10n-random{i}").numpy() for i in (1, 2, 3)]
+    true = data.load("cifar10").train_labels.numpy()
+    table = pd.DataFrame({"task": np.tile(np.arange(len(true)), 3)})
+    table["worker"] = np.repeat([1, 2, 3], len(true))
+    table["label"] = np.concatenate(votes)
+    one, two, three = votes
+    pairs = (one == two).astype(int) + (two == three) + (one == three)
+    answers = {
+        "released majority": data.given_labels("cifar10n-aggre").numpy(),
+        "dawid_skene": DawidSkene(100).fit_predict(table).sort_index().to_numpy(),
+    }
+    answers |= {f"person {i + 1}": votes[i] for i in range(3)}
+    shares = {"agree": pairs == 3, "two agree": pairs == 1, "differ": pairs == 0}
+    return {
+        "images": {name: int(which.sum()) for name, which in shares.items()},
+        "wrong": {
+            name: {x: int((found != true)[which].sum()) for x, which in shares.items()}
+            for name, found in answers.items()
+        },
+    }
+
+
+def write(held):
+    "One run a line."
+    runs = ",\n  ".join(json.dumps(r) for r in held["runs"])
+    votes = json.dumps(held["annotators"])
+    FILE.write_text(f'{{"annotators": {votes},\n "runs": [\n  {runs}]}}\n', "utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cases whose name has these words")
     only = parser.parse_args().only.split()
-    rows = json.loads(FILE.read_text("utf-8")) if FILE.exists() else []
+    held = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {"runs": []}
+    held["annotators"], rows = annotators(), held["runs"]
+    write(held)
     for case in cases():
-        name, asked, kind, epochs, seed = case
         known = [
             (r["dataset"], r["asked"], r["method"], r["protocol"]["epochs"], r["seed"])
             for r in rows
@@ -134,8 +163,7 @@ def main():
         if case in known or not all(x in " ".join(map(str, case)) for x in only):
             continue
         rows.append(measured(*case))
-        lines = ",\n ".join(json.dumps(r) for r in rows)
-        FILE.write_text(f"[{lines}]\n", "utf-8")
+        write(held)
         print(*case, rows[-1]["filters"]["prune_by_noise_rate"], rows[-1]["wrong"])
 
 

@@ -1,9 +1,13 @@
 """Chapter 14: confident learning."""
 
 import numpy as np
-from claims.machine import N, check
+from claims.machine import N, check, generator
 
 from epsbook.confident import confident_joint, thresholds
+
+
+def numbers(seed):
+    return np.random.default_rng(generator(seed).initial_seed())
 
 
 def drawn(rng, k, n=80, skew=1.0):
@@ -51,7 +55,7 @@ def raised(given, probs, factor):
     "answers are of images not seen (their own label, learned by heart)",
 )
 def ideal(mutant=False, drop=""):
-    rng, wrong, total = np.random.default_rng(0), 0, 0
+    rng, wrong, total = numbers(0), 0, 0
     row, column = "row" not in drop, "column" not in drop
     while total < (1_000 if drop or mutant else N):
         k = int(rng.integers(2, 6))
@@ -88,7 +92,7 @@ def ideal(mutant=False, drop=""):
     "the stretch is above 0",
 )
 def stretched(mutant=False, drop=""):
-    rng, wrong, total = np.random.default_rng(1), 0, 0
+    rng, wrong, total = numbers(1), 0, 0
     while total < (1_000 if drop or mutant else N):
         k = int(rng.integers(2, 6))
         true, t = drawn(rng, k)
