@@ -13,6 +13,7 @@ from pathlib import Path
 
 from claims import (
     bounds,
+    confident,
     correction,
     epsilon,
     machine,
@@ -35,6 +36,7 @@ MODULES = (
     topk,
     smoothing,
     correction,
+    confident,
     training,
 )
 
