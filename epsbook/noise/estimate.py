@@ -111,7 +111,7 @@ def anchor_points(
     order = np.argsort(-p, axis=0, kind="stable")
     return order[round((1 - q) * (len(p) - 1))].astype(np.int64)
 
-
+# %% ../../nbs/library/noise/estimate.ipynb #80bf670z
 def anchor_transition(pred_probs: Any, *, quantile: float = 1.0) -> Matrix:
     """T as the predictions for the anchor points, (K, K), rows sum to 1.
 
@@ -183,13 +183,13 @@ def confident_transition(labels: Labels, pred_probs: Any) -> Matrix:
 
 # %% ../../nbs/library/noise/estimate.ipynb #c9331fa0
 class RateEstimate(NamedTuple):
-    "A rate of wrong labels, its standard error, and how many samples it is from."
+    "A rate of wrong labels, its standard error, and the samples it is from."
 
     rate: float
     error: float
     count: int
 
-
+# %% ../../nbs/library/noise/estimate.ipynb #c9331faz
 def estimate_rate(
     labels: Labels,
     pred_probs: Any,

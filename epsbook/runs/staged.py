@@ -30,6 +30,7 @@ __all__ = ['STAGES', 'filled', 'staged']
 
 # %% ../../nbs/library/runs/staged.ipynb #c79e05be
 STAGES = None, "warm_up", "estimate", "prune"
+"What may come before the training."
 _NEEDS_T = "ForwardLoss", "BackwardLoss"
 
 
@@ -97,7 +98,8 @@ def _pruned(
     d: data.Dataset, given: Tensor, doubted: Tensor, *asked: Any, **options: Any
 ) -> dict[str, Any]:
     "Trains on the rest; which of its labels are right, the run is not told."
-    made = fit(prune(d, given, doubted), noise.NoiseSpec.clean(), *asked, **options)
+    rest, clean = prune(d, given, doubted), noise.NoiseSpec.clean()
+    made = fit(rest, clean, *asked, **options)
     unknown = [None] * len(made["curves"]["test"])
     made["curves"] |= {"fit_clean": unknown, "memorized": unknown}
     made["versions"]["cleanlab"] = version("cleanlab")
