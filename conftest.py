@@ -1,6 +1,7 @@
 """Set-up for pytest: one scale for all tests, and chapters as nbval reads them."""
 
 import os
+import warnings
 
 # Notebook kernels inherit both.
 os.environ.setdefault("EPSBOOK_SCALE", "smoke")
@@ -18,6 +19,28 @@ def pytest_configure(config):
     """Run chapters in this environment, whatever kernel they name."""
     if not getattr(config.option, "nbval_kernel_name", None):
         config.option.nbval_current_env = True
+    if getattr(config.option, "nbval", False):
+        import nbval.kernel
+
+        nbval.kernel.start_new_kernel = again(nbval.kernel.start_new_kernel)
+
+
+def again(start, times=3):
+    """Start a kernel that does not answer again.
+
+    Its ports are picked before it binds them: where several kernels start at once,
+    one in some hundred finds a port taken and is never heard of.
+    """
+
+    def started(*args, **kwargs):
+        for _ in range(times - 1):
+            try:
+                return start(*args, **kwargs)
+            except RuntimeError as error:
+                warnings.warn(f"Kernel started again: {error}", stacklevel=2)
+        return start(*args, **kwargs)
+
+    return started
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """A notebook that leans on the checkout, or on files beside it, does not pass alone."""
 
 import re
+import runpy
 
 import nbformat.v4 as nbf
 import pytest
@@ -52,3 +53,20 @@ def test_what_is_not_alone_is_seen(tmp_path, site, capfd):
     assert {(name, int(cell)) for name, cell in failed} == set(FAILED), out
     for sentence in (*FAILED.values(), "epsbook.noise.labels comes from"):
         assert sentence in out
+
+
+def test_a_kernel_that_does_not_answer_is_started_again():
+    again = runpy.run_path(str(ROOT / "conftest.py"))["again"]
+    answers = [RuntimeError("Kernel didn't respond"), RuntimeError("died"), "kernel"]
+
+    def start():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.warns(UserWarning, match="Kernel started again"):
+        assert again(start)() == "kernel"
+    answers[:] = [RuntimeError("died")] * 3
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="died"):
+        again(start)()
