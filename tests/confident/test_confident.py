@@ -108,22 +108,24 @@ def test_the_seed_decides_all_and_a_checkpoint_goes_on(digits, tmp_path, monkeyp
     asked = digits, SPEC, losses.CELoss(), small()
     options = {"folds": 2, "seed": 1}
     first = confident.out_of_sample(*asked, **options)
-    assert torch.equal(confident.out_of_sample(*asked, **options, folder=tmp_path), first)
+    assert torch.equal(
+        confident.out_of_sample(*asked, **options, folder=tmp_path), first
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fold1.pt", "fold2.pt"]
 
     def refuse(*_):
         raise AssertionError("an epoch was trained again")
 
     monkeypatch.setattr(train, "_epoch", refuse)
-    assert torch.equal(confident.out_of_sample(*asked, **options, folder=tmp_path), first)
+    assert torch.equal(
+        confident.out_of_sample(*asked, **options, folder=tmp_path), first
+    )
     monkeypatch.undo()
     other = confident.out_of_sample(*asked, folds=2, seed=2)
     assert not torch.equal(other, first)
 
 
-def test_a_fold_that_cannot_be_trained_is_refused_before_the_first(
-    digits, monkeypatch
-):
+def test_a_fold_that_cannot_be_trained_is_refused_before_the_first(digits, monkeypatch):
     monkeypatch.setattr(confident.train, "fit", None)
     p = small(samples=66, batch_size=32)
     with pytest.raises(ValueError, match="last batch would hold one"):
