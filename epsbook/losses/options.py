@@ -87,6 +87,7 @@ class _Declared(nn.Module):
         gamma: float
         hard: bool
         inclusive: bool
+        k: float
         lam: float
         log_zero: float
         m: float
@@ -95,6 +96,8 @@ class _Declared(nn.Module):
         max_norm: float
         noise_rate: float
         num_draws: int
+        order: int
+        pi: float
         q: float
         r: float
         tau: float

@@ -45,6 +45,15 @@ class PlacedELR(el.ELRLoss):
         return super()._every(logits, **batch | {"index": torch.arange(len(logits))})
 
 
+def js(pi, p, y):
+    "Class by class, from the definition."
+    pi = mpf(pi)
+    label = [mpf(i == y) for i in range(len(p))]
+    m = [pi * a + (1 - pi) * b for a, b in zip(label, p, strict=True)]
+    far = lambda a: fsum(x * log(x / t) for x, t in zip(a, m, strict=True) if x)
+    return (pi * far(label) + (1 - pi) * far(p)) / (-(1 - pi) * log(1 - pi))
+
+
 def ldr(c, lam, z, y):
     # The softplus of torch, and so of the released code, is the line beyond 20.
     s = share([x if x > 20 else log1p(exp(x)) for x in z])
@@ -62,6 +71,7 @@ eps = lambda m, p, y: max((p[y] + top(m, p, y)) / (mpf(m) + 1), TAU * mpf(m > 0)
 focal = lambda q, gamma: -((1 - q) ** gamma) * log(q)
 A, TAU = math.log(1e-4), 1e-8
 most_clip = lambda t: lambda k: math.log1p((k - 1) * math.exp(t * (k / (k - 1)) ** 0.5))
+most_js = lambda t: 1 + t * math.log(t) / ((1 - t) * math.log1p(-t))
 rest = lambda k, c, t: (k - 2) * math.exp(-k / t) + math.exp(-(c + k) / t)
 most_ldr = lambda c, t: lambda k: c + k + t * math.log((1 + rest(k, c, t)) / k)
 TABLE = {
@@ -85,6 +95,26 @@ TABLE = {
     "AULLoss(a=1.5, q=3)": (13 / 12, lambda q: ((1.5 - q) ** 3 - 0.125) / 3),
     "AULLoss(a=1.125, q=0.5)": (1.415, lambda q: 2 * (sqrt(1.125 - q) - sqrt(0.125))),
     "AELLoss(a=2.5)": (1, lambda q: exp(-q / 2.5)),
+    "TaylorCELoss(order=1)": (1, lambda q: 1 - q),
+    "TaylorCELoss(order=6)": (
+        2.45,
+        lambda q: fsum((1 - q) ** i / mpf(i) for i in range(1, 7)),
+    ),
+    "JSLoss(pi=0.3)": (most_js(0.3), lambda p, y, z: js(0.3, p, y)),
+    "JSLoss(pi=1e-6)": (most_js(1e-6), lambda p, y, z: js(1e-6, p, y)),
+    "JSLoss(pi=0.999)": (most_js(0.999), lambda p, y, z: js(0.999, p, y)),
+    "BoundedVariationCELoss(a=0.5)": (
+        math.log(3),
+        lambda q: log(1.5 / (q + 0.5)),
+    ),
+    "BoundedVariationCELoss(a=1e-40)": (
+        math.log1p(1e40),
+        lambda q: log((1 + mpf(1e-40)) / (q + mpf(1e-40))),
+    ),
+    "TruncatedGCELoss(q=0.7, k=0.4)": (
+        (1 - 0.4**0.7) / 0.7,
+        lambda q: (1 - max(q, mpf(0.4)) ** 0.7) / 0.7,
+    ),
     "EpsCELoss(m=1e3)": (-math.log(TAU), lambda p, y, z: -log(eps(1e3, p, y))),
     "EpsCELoss(m=0, tau=0)": (inf, lambda p, y, z: -log(eps(0, p, y))),
     "EpsFocalLoss(m=10)": (-math.log(TAU), lambda p, y, z: focal(eps(10, p, y), 0.1)),
@@ -511,6 +541,7 @@ def test_bad_input_names_the_fix(name):
 
 GOOD = dict(max_loss=3, a=2, b=1, q=0.7, m=10, max_norm=1, r=0.3, noise_rate=0.3)
 GOOD |= dict(inclusive=True, beta=0.8, num_samples=30, num_classes=5)
+GOOD |= dict(order=3, pi=0.5)
 RANGES = [(c, *item) for c in loss_classes().values() for item in c.ranges.items()]
 
 

@@ -20,6 +20,7 @@ from epsbook.losses import (
     AULLoss,
     BackwardLoss,
     BootstrapLoss,
+    BoundedVariationCELoss,
     CELoss,
     ClippedCELoss,
     CurveLoss,
@@ -30,6 +31,7 @@ from epsbook.losses import (
     ForwardLoss,
     GCELoss,
     GLSLoss,
+    JSLoss,
     LDRLoss,
     LogitClipLoss,
     Loss,
@@ -44,6 +46,8 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    TaylorCELoss,
+    TruncatedGCELoss,
     eps_softmax,
     epsilon,
 )
@@ -121,6 +125,13 @@ LOG = math.log(1e-4)
 focal = lambda p, gamma: -((1 - p) ** gamma) * p.log()
 
 
+def js(p, y, pi):
+    label = torch.eye(len(p), dtype=p.dtype)[y]
+    m = pi * label + (1 - pi) * p
+    far = pi * torch.xlogy(label, label / m) + (1 - pi) * p * (p / m).log()
+    return far.sum() / (-(1 - pi) * math.log(1 - pi))
+
+
 def ldr(h, y, margin, lam):
     s = F.softplus(h) / F.softplus(h).mean()
     ahead = s - s[y] + margin * (torch.arange(len(h)) != y).double()
@@ -152,6 +163,19 @@ FORMULAS = {
     "agce": (AGCELoss(a=2, q=0.5), lambda h, p, y: 2 * (3**0.5 - (2 + p[y]) ** 0.5)),
     "aul": (AULLoss(a=1.5, q=3), lambda h, p, y: ((1.5 - p[y]) ** 3 - 0.125) / 3),
     "ael": (AELLoss(a=2), lambda h, p, y: (-p[y] / 2).exp()),
+    "taylor": (
+        TaylorCELoss(order=3),
+        lambda h, p, y: sum((1 - p[y]) ** i / i for i in (1, 2, 3)),
+    ),
+    "js": (JSLoss(pi=0.4), lambda h, p, y: js(p, y, 0.4)),
+    "moved": (
+        BoundedVariationCELoss(a=0.3),
+        lambda h, p, y: (1.3 / (p[y] + 0.3)).log(),
+    ),
+    "truncated": (
+        TruncatedGCELoss(q=0.5, k=0.1),
+        lambda h, p, y: 2 * (1 - p[y].clamp_min(0.1) ** 0.5),
+    ),
     "ldr": (LDRLoss(margin=0.3, lam=2), lambda h, p, y: ldr(h, y, 0.3, 2)),
     "clip": (
         LogitClipLoss(max_norm=2),
@@ -245,6 +269,15 @@ EQUAL = [
     (lambda **o: EpsCELoss(m=0, tau=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=0, tau=0, gamma=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=9, gamma=0, **o), lambda **o: EpsCELoss(m=9, **o)),
+    (lambda **o: TaylorCELoss(order=1, **o), lambda **o: MAELoss(**o) / 2),
+    (
+        lambda **o: TruncatedGCELoss(q=0.6, k=0.2, **o),
+        lambda **o: GCELoss(q=0.6, tau=0.2, **o),
+    ),
+    (
+        lambda **o: TruncatedGCELoss(q=0, k=0.2, **o),
+        lambda **o: ClippedCELoss(max_loss=math.log(5), **o),
+    ),
     (lambda **o: LogitClipLoss(max_norm=1e6, **o), CELoss),
     (lambda **o: GLSLoss(r=0, **o), CELoss),
     (lambda **o: ForwardLoss(transition=torch.eye(5), **o), CELoss),
