@@ -100,7 +100,11 @@ class _Declared(nn.Module):
         pi: float
         q: float
         r: float
+        t1: float
+        t2: float
         tau: float
+        temperature: float
+        unit: bool
 
 # %% ../../nbs/library/losses/options.ipynb #04c5a1bd
 class _Options(_Declared):

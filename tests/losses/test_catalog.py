@@ -11,6 +11,7 @@ from epsbook.losses import (
     AGCELoss,
     AULLoss,
     BackwardLoss,
+    BiTemperedLoss,
     BootstrapLoss,
     BoundedVariationCELoss,
     CELoss,
@@ -37,6 +38,7 @@ from epsbook.losses import (
     RCELoss,
     SCELoss,
     TaylorCELoss,
+    TemperatureCELoss,
     TruncatedGCELoss,
     catalogue,
 )
@@ -152,6 +154,9 @@ SYMMETRIC = [
     (BoundedVariationCELoss(a=1), False),
     (TruncatedGCELoss(), False),
     (TruncatedGCELoss(q=1), False),
+    (TemperatureCELoss(temperature=0.5), False),
+    (BiTemperedLoss(t1=0, t2=1), False),
+    (BiTemperedLoss(t1=0.5, t2=2), False),
 ]
 
 
@@ -217,6 +222,14 @@ BOUNDED = [
     (BoundedVariationCELoss(a=0.1), math.log(11)),
     (TruncatedGCELoss(), (1 - 0.5**0.7) / 0.7),
     (TruncatedGCELoss(q=0, k=0.1), math.log(10)),
+    (TemperatureCELoss(temperature=2), None),
+    (
+        TemperatureCELoss(temperature=2, unit=True),
+        math.log(1 + 2 * math.exp(0.375**0.5)),
+    ),
+    (BiTemperedLoss(t1=0.5, t2=1), 2),
+    (BiTemperedLoss(t1=0, t2=1.5), 1),
+    (BiTemperedLoss(t1=1, t2=1), None),
 ]
 
 
@@ -321,6 +334,9 @@ ASYMMETRIC = [
     (TruncatedGCELoss(q=0.5, k=0.05), False),
     (TruncatedGCELoss(q=0.5, k=0.06), True),
     (TruncatedGCELoss(q=1, k=0.9), True),
+    (TemperatureCELoss(temperature=0.5), False),
+    (BiTemperedLoss(t1=0, t2=1), False),
+    (BiTemperedLoss(t1=0.2, t2=1), False),
 ]
 
 
@@ -511,6 +527,10 @@ ALL_K = [
     (JSLoss(pi=0.7), True),
     (BoundedVariationCELoss(a=1), False),
     (TruncatedGCELoss(), False),
+    (TemperatureCELoss(temperature=0.3), True),
+    (TemperatureCELoss(temperature=2, unit=True), True),
+    (BiTemperedLoss(t1=0.3, t2=1), True),
+    (BiTemperedLoss(t1=0.3, t2=2), True),
 ]
 
 
@@ -554,7 +574,7 @@ EXAMPLES = {
 
 def test_the_catalog_is_complete():
     table = catalogue()
-    assert set(table) == set(CLASSES) and len(table) == 31
+    assert set(table) == set(CLASSES) and len(table) == 33
     for name, entry in table.items():
         assert entry.loss == name and all(entry._replace(parameters="-"))
     assert list(pandas.DataFrame(table.values())) == [

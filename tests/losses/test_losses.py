@@ -19,6 +19,7 @@ from epsbook.losses import (
     AGCELoss,
     AULLoss,
     BackwardLoss,
+    BiTemperedLoss,
     BootstrapLoss,
     BoundedVariationCELoss,
     CELoss,
@@ -47,6 +48,7 @@ from epsbook.losses import (
     RCELoss,
     SCELoss,
     TaylorCELoss,
+    TemperatureCELoss,
     TruncatedGCELoss,
     eps_softmax,
     epsilon,
@@ -125,6 +127,16 @@ LOG = math.log(1e-4)
 focal = lambda p, gamma: -((1 - p) ** gamma) * p.log()
 
 
+def tempered(h, y, t1=0.3, t2=1.7):
+    u, low, high = t2 - 1, torch.zeros(()).double(), h.max() - h.min() + len(h) * 99
+    for _ in range(200):
+        b = (low + high) / 2
+        p = (1 + u * (b + h.max() - h)) ** (-1 / u)
+        low, high = (b, high) if p.sum() > 1 else (low, b)
+    first = (1 - p[y] ** (1 - t1)) / (1 - t1)
+    return first - (1 - (p ** (2 - t1)).sum()) / (2 - t1)
+
+
 def js(p, y, pi):
     label = torch.eye(len(p), dtype=p.dtype)[y]
     m = pi * label + (1 - pi) * p
@@ -176,6 +188,15 @@ FORMULAS = {
         TruncatedGCELoss(q=0.5, k=0.1),
         lambda h, p, y: 2 * (1 - p[y].clamp_min(0.1) ** 0.5),
     ),
+    "temperature": (
+        TemperatureCELoss(temperature=0.5),
+        lambda h, p, y: -(2 * h).log_softmax(0)[y],
+    ),
+    "temperature_unit": (
+        TemperatureCELoss(temperature=0.5, unit=True),
+        lambda h, p, y: -(2 * h / h.norm()).log_softmax(0)[y],
+    ),
+    "bi_tempered": (BiTemperedLoss(t1=0.3, t2=1.7), lambda h, p, y: tempered(h, y)),
     "ldr": (LDRLoss(margin=0.3, lam=2), lambda h, p, y: ldr(h, y, 0.3, 2)),
     "clip": (
         LogitClipLoss(max_norm=2),
@@ -269,6 +290,9 @@ EQUAL = [
     (lambda **o: EpsCELoss(m=0, tau=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=0, tau=0, gamma=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=9, gamma=0, **o), lambda **o: EpsCELoss(m=9, **o)),
+    (lambda **o: TemperatureCELoss(temperature=1, **o), CELoss),
+    (lambda **o: BiTemperedLoss(t1=1, t2=1, **o), CELoss),
+    (lambda **o: BiTemperedLoss(t1=0, t2=1, **o), lambda **o: MSELoss(**o) / 2),
     (lambda **o: TaylorCELoss(order=1, **o), lambda **o: MAELoss(**o) / 2),
     (
         lambda **o: TruncatedGCELoss(q=0.6, k=0.2, **o),
