@@ -160,7 +160,7 @@ class BoundedVariationCELoss(CurveLoss):
         "p_y / (p_y + a)."
         return torch.sigmoid(log_py - math.log(self.a))
 
-# %% ../../nbs/library/losses/halfway.ipynb #d7e31442
+# %% ../../nbs/library/losses/halfway.ipynb #f9410ce7
 class TruncatedGCELoss(CurveLoss):
     r"""Truncated GCE, :math:`(1 - \max(p_y, k)^q) / q`.
 
@@ -169,10 +169,9 @@ class TruncatedGCELoss(CurveLoss):
         k: the floor, in (0, 1). From 1/2 on, only samples whose label leads
             have a gradient: warm up with `GCELoss`.
 
-    The same as `GCELoss(tau=k)`. The paper's pruned form holds one weight a
-    sample for some epochs, which no curve can. Defaults as in a public
-    reimplementation. Source: Zhang and Sabuncu, "Generalized cross entropy loss
-    for training deep neural networks with noisy labels", NeurIPS 2018.
+    The same as `GCELoss(tau=k)`; the paper's pruned form needs one weight a
+    sample. Source: Zhang and Sabuncu, "Generalized cross entropy loss for
+    training deep neural networks with noisy labels", NeurIPS 2018.
     """
 
     uses_top = False

@@ -97,6 +97,7 @@ class _Declared(nn.Module):
         noise_rate: float
         num_draws: int
         order: int
+        p: float
         pi: float
         q: float
         r: float

@@ -40,7 +40,7 @@ def sharpened(
         logits = (kept / size.clamp_min(1e-12)).masked_fill(masked, -torch.inf)
     return logits / temperature
 
-# %% ../../nbs/library/losses/tempered.ipynb #e08c4d75
+# %% ../../nbs/library/losses/tempered.ipynb #b825c729
 _SHARP: dict[str, str] = {"temperature": "[1e-06, inf)", "unit": SWITCH}
 
 
@@ -50,7 +50,7 @@ class TemperatureCELoss(Loss):
     Args:
         temperature: theta, at least 1e-6; 1 is cross-entropy.
         unit: whether the logits are first divided by their Euclidean length,
-            as the released code of sparse regularization does for CIFAR.
+            as the released code of sparse regularization does.
 
     Source: used by Zhou et al., "Learning with noisy labels via sparse
     regularization", ICCV 2021, and in Table 6 of Wang et al., "ε-softmax",
@@ -60,15 +60,12 @@ class TemperatureCELoss(Loss):
     ranges: ClassVar = _SHARP
     properties = Properties(
         *("no", "no"),
-        bounded=r"at most $\log(1 + (K - 1)\,e^{\sqrt2/\theta})$ if `unit`",
+        r"at most $\log(1 + (K - 1)\,e^{\sqrt2/\theta})$ if `unit`",
         all_k="yes",
     )
 
     def __init__(
-        self,
-        *,
-        temperature: float,
-        unit: bool = False,
+        self, *, temperature: float, unit: bool = False,
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
@@ -151,7 +148,7 @@ def tempered_softmax(
     t = check_number("t", t, _HEAVY)
     return _log_tempered(wide(logits), t, dim).exp().to(logits.dtype)
 
-# %% ../../nbs/library/losses/tempered.ipynb #94aac350
+# %% ../../nbs/library/losses/tempered.ipynb #932f0488
 class BiTemperedLoss(Loss):
     r"""Bi-tempered logistic loss.
 
@@ -163,13 +160,9 @@ class BiTemperedLoss(Loss):
         t2: temperature of the softmax, in [1, 5]; above 1 heavy tails. Answer
             with `tempered_softmax`, or by argmax, which t2 leaves as it is.
 
-    t1 = t2 = 1 is cross-entropy; t1 = 0, t2 = 1 is half of `MSELoss`.
-    Probabilities as labels add up losses of labels, which exceeds the
-    divergence by a number that p cannot change. No defaults: published
-    temperatures were not seen at their source.
-
-    Source: Amid et al., "Robust bi-tempered logistic loss based on Bregman
-    divergences", NeurIPS 2019.
+    Proper: forgives noise less than GCE. No defaults: published temperatures
+    were not seen at their source. Source: Amid et al., "Robust bi-tempered
+    logistic loss based on Bregman divergences", NeurIPS 2019.
     """
 
     ranges: ClassVar = {"t1": "[0, 1]", "t2": _HEAVY}

@@ -9,6 +9,7 @@ import torch
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
+    AMSELoss,
     AULLoss,
     BackwardLoss,
     BiTemperedLoss,
@@ -16,6 +17,7 @@ from epsbook.losses import (
     BoundedVariationCELoss,
     CELoss,
     ClippedCELoss,
+    DMILoss,
     ELRLoss,
     EpsCELoss,
     EpsFocalLoss,
@@ -37,6 +39,7 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    SparsityLoss,
     TaylorCELoss,
     TemperatureCELoss,
     TruncatedGCELoss,
@@ -157,6 +160,8 @@ SYMMETRIC = [
     (TemperatureCELoss(temperature=0.5), False),
     (BiTemperedLoss(t1=0, t2=1), False),
     (BiTemperedLoss(t1=0.5, t2=2), False),
+    (AMSELoss(a=30), False),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -230,6 +235,12 @@ BOUNDED = [
     (BiTemperedLoss(t1=0.5, t2=1), 2),
     (BiTemperedLoss(t1=0, t2=1.5), 1),
     (BiTemperedLoss(t1=1, t2=1), None),
+    (AMSELoss(a=30), 901 / K),
+    (AMSELoss(a=0.5), 1.25 / K),
+    (SparsityLoss(p=0.1), K**0.9),
+    (SparsityLoss(p=0.3, tau=1e-7), K**0.7),
+    (DMILoss(), 3 * math.log(10)),
+    (DMILoss(tau=0), None),
 ]
 
 
@@ -241,6 +252,8 @@ def hardest(loss):
     logits = torch.cat([logits, 1.9999 * short / short.norm(dim=1, keepdim=True)])
     if isinstance(loss, PeerLoss):
         return loss.per_sample(logits, logits.argmin(1)).max().item()
+    if isinstance(loss, DMILoss):  # one number a batch; here of one class
+        return loss(logits, torch.zeros(len(logits), dtype=torch.long)).item()
     return each(loss, logits).max().item()
 
 
@@ -337,6 +350,10 @@ ASYMMETRIC = [
     (TemperatureCELoss(temperature=0.5), False),
     (BiTemperedLoss(t1=0, t2=1), False),
     (BiTemperedLoss(t1=0.2, t2=1), False),
+    (AMSELoss(a=1), False),
+    (AMSELoss(a=3.4), False),  # (1 - 0.5) / 1.75 = 1 / 3.5
+    (AMSELoss(a=3.6), True),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -531,6 +548,10 @@ ALL_K = [
     (TemperatureCELoss(temperature=2, unit=True), True),
     (BiTemperedLoss(t1=0.3, t2=1), True),
     (BiTemperedLoss(t1=0.3, t2=2), True),
+    (AMSELoss(a=0.5), True),
+    (AMSELoss(a=1), True),
+    (AMSELoss(a=30), False),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -574,7 +595,7 @@ EXAMPLES = {
 
 def test_the_catalog_is_complete():
     table = catalogue()
-    assert set(table) == set(CLASSES) and len(table) == 33
+    assert set(table) == set(CLASSES) and len(table) == 36
     for name, entry in table.items():
         assert entry.loss == name and all(entry._replace(parameters="-"))
     assert list(pandas.DataFrame(table.values())) == [

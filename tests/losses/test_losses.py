@@ -17,6 +17,7 @@ from epsbook import losses
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
+    AMSELoss,
     AULLoss,
     BackwardLoss,
     BiTemperedLoss,
@@ -47,6 +48,7 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    SparsityLoss,
     TaylorCELoss,
     TemperatureCELoss,
     TruncatedGCELoss,
@@ -197,6 +199,14 @@ FORMULAS = {
         lambda h, p, y: -(2 * h / h.norm()).log_softmax(0)[y],
     ),
     "bi_tempered": (BiTemperedLoss(t1=0.3, t2=1.7), lambda h, p, y: tempered(h, y)),
+    "amse": (
+        AMSELoss(a=3),
+        lambda h, p, y: ((p - 3 * torch.eye(len(p))[y]) ** 2).mean(),
+    ),
+    "sparsity": (
+        SparsityLoss(p=0.3, temperature=2),
+        lambda h, p, y: ((h / 2).softmax(0) ** 0.3).sum(),
+    ),
     "ldr": (LDRLoss(margin=0.3, lam=2), lambda h, p, y: ldr(h, y, 0.3, 2)),
     "clip": (
         LogitClipLoss(max_norm=2),
