@@ -78,7 +78,7 @@ def _log_mixture(log_py: Tensor, pi: float) -> Tensor:
     far = torch.logaddexp(label, log_py + math.log1p(-pi))
     return torch.where(log_py > -0.7, near, far)
 
-# %% ../../nbs/library/losses/halfway.ipynb #c707656c
+# %% ../../nbs/library/losses/halfway.ipynb #47afe3ec
 class JSLoss(CurveLoss):
     r"""Jensen-Shannon loss, :math:`\mathrm{JS}_\pi(e_y, p) / Z`.
 
@@ -89,9 +89,8 @@ class JSLoss(CurveLoss):
         pi: weight of the label, in [1e-6, 1). To 0 CE, to 1 half of MAE.
 
     GJS compares several augmented views; given one view several times it is
-    this loss. The authors' code clamps p at 1e-7. Source: Englesson and
-    Azizpour, "Generalized Jensen-Shannon divergence loss for learning with
-    noisy labels", NeurIPS 2021.
+    this loss. Source: Englesson and Azizpour, "Generalized Jensen-Shannon
+    divergence loss for learning with noisy labels", NeurIPS 2021.
     """
 
     uses_top = False
@@ -110,8 +109,8 @@ class JSLoss(CurveLoss):
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "The divergence over Z; shapes as given."
         log_py, pi = log_py.clamp_min(-1e30), self.pi  # 0 * inf is 0
-        own = (1 - pi) * log_py.exp() * _log_ratio(log_py, pi)
-        both = pi * _log_mixture(log_py, pi) + own
+        both = (1 - pi) * log_py.exp() * _log_ratio(log_py, pi)
+        both += pi * _log_mixture(log_py, pi)
         return _lack(log_py) + both / ((1 - pi) * math.log1p(-pi))
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
@@ -161,27 +160,25 @@ class BoundedVariationCELoss(CurveLoss):
         "p_y / (p_y + a)."
         return torch.sigmoid(log_py - math.log(self.a))
 
-# %% ../../nbs/library/losses/halfway.ipynb #05b72240
+# %% ../../nbs/library/losses/halfway.ipynb #f9410ce7
 class TruncatedGCELoss(CurveLoss):
     r"""Truncated GCE, :math:`(1 - \max(p_y, k)^q) / q`.
 
     Args:
         q: in [0, 1], as in `GCELoss`.
         k: the floor, in (0, 1). From 1/2 on, only samples whose label leads
-            have a gradient: warm up with `GCELoss`. `GCELoss(tau=k)` is the
-            same loss. Defaults as in a public reimplementation.
+            have a gradient: warm up with `GCELoss`.
 
-    The paper's pruned form holds one weight a sample for some epochs, which
-    no curve can. Source: Zhang and Sabuncu, "Generalized cross entropy loss
-    for training deep neural networks with noisy labels", NeurIPS 2018.
+    The same as `GCELoss(tau=k)`; the paper's pruned form needs one weight a
+    sample. Source: Zhang and Sabuncu, "Generalized cross entropy loss for
+    training deep neural networks with noisy labels", NeurIPS 2018.
     """
 
     uses_top = False
     ranges: ClassVar = {"q": "[0, 1]", "k": "(0, 1)"}
     properties = Properties(
         symmetric="no",
-        asymmetric=r"if $q = 1$, or $q > 0$ and $r k^q \ge"
-        r" (1 + r^{1/(1 - q)})^{1 - q} - 1$; $q = 0$ is clipped CE",
+        asymmetric=r"if GCE is with $\tau = k$",
         bounded="$(1 - k^q)/q$",
         all_k="no",
     )

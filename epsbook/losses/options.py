@@ -97,10 +97,15 @@ class _Declared(nn.Module):
         noise_rate: float
         num_draws: int
         order: int
+        p: float
         pi: float
         q: float
         r: float
+        t1: float
+        t2: float
         tau: float
+        temperature: float
+        unit: bool
 
 # %% ../../nbs/library/losses/options.ipynb #04c5a1bd
 class _Options(_Declared):

@@ -9,12 +9,15 @@ import torch
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
+    AMSELoss,
     AULLoss,
     BackwardLoss,
+    BiTemperedLoss,
     BootstrapLoss,
     BoundedVariationCELoss,
     CELoss,
     ClippedCELoss,
+    DMILoss,
     ELRLoss,
     EpsCELoss,
     EpsFocalLoss,
@@ -36,7 +39,9 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    SparsityLoss,
     TaylorCELoss,
+    TemperatureCELoss,
     TruncatedGCELoss,
     catalogue,
 )
@@ -152,6 +157,11 @@ SYMMETRIC = [
     (BoundedVariationCELoss(a=1), False),
     (TruncatedGCELoss(), False),
     (TruncatedGCELoss(q=1), False),
+    (TemperatureCELoss(temperature=0.5), False),
+    (BiTemperedLoss(t1=0, t2=1), False),
+    (BiTemperedLoss(t1=0.5, t2=2), False),
+    (AMSELoss(a=30), False),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -217,6 +227,20 @@ BOUNDED = [
     (BoundedVariationCELoss(a=0.1), math.log(11)),
     (TruncatedGCELoss(), (1 - 0.5**0.7) / 0.7),
     (TruncatedGCELoss(q=0, k=0.1), math.log(10)),
+    (TemperatureCELoss(temperature=2), None),
+    (
+        TemperatureCELoss(temperature=2, unit=True),
+        math.log(1 + 2 * math.exp(0.375**0.5)),
+    ),
+    (BiTemperedLoss(t1=0.5, t2=1), 2),
+    (BiTemperedLoss(t1=0, t2=1.5), 1),
+    (BiTemperedLoss(t1=1, t2=1), None),
+    (AMSELoss(a=30), 901 / K),
+    (AMSELoss(a=0.5), 1.25 / K),
+    (SparsityLoss(p=0.1), K**0.9),
+    (SparsityLoss(p=0.3, tau=1e-7), K**0.7),
+    (DMILoss(), 3 * math.log(10)),
+    (DMILoss(tau=0), None),
 ]
 
 
@@ -228,6 +252,8 @@ def hardest(loss):
     logits = torch.cat([logits, 1.9999 * short / short.norm(dim=1, keepdim=True)])
     if isinstance(loss, PeerLoss):
         return loss.per_sample(logits, logits.argmin(1)).max().item()
+    if isinstance(loss, DMILoss):  # one number a batch; here of one class
+        return loss(logits, torch.zeros(len(logits), dtype=torch.long)).item()
     return each(loss, logits).max().item()
 
 
@@ -321,6 +347,13 @@ ASYMMETRIC = [
     (TruncatedGCELoss(q=0.5, k=0.05), False),
     (TruncatedGCELoss(q=0.5, k=0.06), True),
     (TruncatedGCELoss(q=1, k=0.9), True),
+    (TemperatureCELoss(temperature=0.5), False),
+    (BiTemperedLoss(t1=0, t2=1), False),
+    (BiTemperedLoss(t1=0.2, t2=1), False),
+    (AMSELoss(a=1), False),
+    (AMSELoss(a=3.4), False),  # (1 - 0.5) / 1.75 = 1 / 3.5
+    (AMSELoss(a=3.6), True),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -511,6 +544,14 @@ ALL_K = [
     (JSLoss(pi=0.7), True),
     (BoundedVariationCELoss(a=1), False),
     (TruncatedGCELoss(), False),
+    (TemperatureCELoss(temperature=0.3), True),
+    (TemperatureCELoss(temperature=2, unit=True), True),
+    (BiTemperedLoss(t1=0.3, t2=1), True),
+    (BiTemperedLoss(t1=0.3, t2=2), True),
+    (AMSELoss(a=0.5), True),
+    (AMSELoss(a=1), True),
+    (AMSELoss(a=30), False),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -554,7 +595,7 @@ EXAMPLES = {
 
 def test_the_catalog_is_complete():
     table = catalogue()
-    assert set(table) == set(CLASSES) and len(table) == 31
+    assert set(table) == set(CLASSES) and len(table) == 36
     for name, entry in table.items():
         assert entry.loss == name and all(entry._replace(parameters="-"))
     assert list(pandas.DataFrame(table.values())) == [

@@ -17,8 +17,10 @@ from epsbook import losses
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
+    AMSELoss,
     AULLoss,
     BackwardLoss,
+    BiTemperedLoss,
     BootstrapLoss,
     BoundedVariationCELoss,
     CELoss,
@@ -46,7 +48,9 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    SparsityLoss,
     TaylorCELoss,
+    TemperatureCELoss,
     TruncatedGCELoss,
     eps_softmax,
     epsilon,
@@ -125,6 +129,16 @@ LOG = math.log(1e-4)
 focal = lambda p, gamma: -((1 - p) ** gamma) * p.log()
 
 
+def tempered(h, y, t1=0.3, t2=1.7):
+    u, low, high = t2 - 1, torch.zeros(()).double(), h.max() - h.min() + len(h) * 99
+    for _ in range(200):
+        b = (low + high) / 2
+        p = (1 + u * (b + h.max() - h)) ** (-1 / u)
+        low, high = (b, high) if p.sum() > 1 else (low, b)
+    first = (1 - p[y] ** (1 - t1)) / (1 - t1)
+    return first - (1 - (p ** (2 - t1)).sum()) / (2 - t1)
+
+
 def js(p, y, pi):
     label = torch.eye(len(p), dtype=p.dtype)[y]
     m = pi * label + (1 - pi) * p
@@ -175,6 +189,23 @@ FORMULAS = {
     "truncated": (
         TruncatedGCELoss(q=0.5, k=0.1),
         lambda h, p, y: 2 * (1 - p[y].clamp_min(0.1) ** 0.5),
+    ),
+    "temperature": (
+        TemperatureCELoss(temperature=0.5),
+        lambda h, p, y: -(2 * h).log_softmax(0)[y],
+    ),
+    "temperature_unit": (
+        TemperatureCELoss(temperature=0.5, unit=True),
+        lambda h, p, y: -(2 * h / h.norm()).log_softmax(0)[y],
+    ),
+    "bi_tempered": (BiTemperedLoss(t1=0.3, t2=1.7), lambda h, p, y: tempered(h, y)),
+    "amse": (
+        AMSELoss(a=3),
+        lambda h, p, y: ((p - 3 * torch.eye(len(p))[y]) ** 2).mean(),
+    ),
+    "sparsity": (
+        SparsityLoss(p=0.3, temperature=2),
+        lambda h, p, y: ((h / 2).softmax(0) ** 0.3).sum(),
     ),
     "ldr": (LDRLoss(margin=0.3, lam=2), lambda h, p, y: ldr(h, y, 0.3, 2)),
     "clip": (
@@ -269,6 +300,9 @@ EQUAL = [
     (lambda **o: EpsCELoss(m=0, tau=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=0, tau=0, gamma=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=9, gamma=0, **o), lambda **o: EpsCELoss(m=9, **o)),
+    (lambda **o: TemperatureCELoss(temperature=1, **o), CELoss),
+    (lambda **o: BiTemperedLoss(t1=1, t2=1, **o), CELoss),
+    (lambda **o: BiTemperedLoss(t1=0, t2=1, **o), lambda **o: MSELoss(**o) / 2),
     (lambda **o: TaylorCELoss(order=1, **o), lambda **o: MAELoss(**o) / 2),
     (
         lambda **o: TruncatedGCELoss(q=0.6, k=0.2, **o),
