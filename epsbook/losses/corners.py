@@ -51,18 +51,16 @@ class AMSELoss(Loss):
         rest = p.square().sum(dim, keepdim=True) - p.square()
         return ((self.a - p).square() + rest) / logits.shape[dim]
 
-# %% ../../nbs/library/losses/corners.ipynb #a124fd42
+# %% ../../nbs/library/losses/corners.ipynb #5ed38e1b
 class SparsityLoss(Loss):
     r"""Sparsity of the answer, :math:`\sum_k p_k^p`, whatever the label.
-
-    Alone it teaches nothing: add it to a loss, at the same temperature.
 
     Args:
         p: the exponent, in (0, 1); published values are 0.1 and 0.01.
         temperature, unit: as in `TemperatureCELoss`.
-        tau: floor of p_k, in [0, 0.5], without gradient below; 1e-7 as
-            released.
+        tau: floor of p_k, in [0, 0.5], without gradient; 1e-7 as released.
 
+    Alone it teaches nothing: add it to a loss, at the same temperature.
     Source: Zhou et al., "Learning with noisy labels via sparse
     regularization", ICCV 2021.
     """
@@ -72,9 +70,7 @@ class SparsityLoss(Loss):
         **{"unit": SWITCH, "tau": "[0, 0.5]"},
     }
     properties = Properties(
-        *("no", "no"),
-        r"at most $K^{1 - p} (1 + (K - 1)\tau)^p$",
-        all_k="no",
+        *("no", "no", r"at most $K^{1 - p} (1 + (K - 1)\tau)^p$", "no")
     )
 
     def __init__(
