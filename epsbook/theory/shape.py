@@ -16,7 +16,7 @@ from ..losses.epsilon import EpsCELoss
 from ..noise.labels import check_int
 
 # %% auto #0
-__all__ = ['Shape', 'sharing', 'shape']
+__all__ = ['Shape', 'variation', 'sharing', 'shape']
 
 # %% ../../nbs/library/theory/shape.ipynb #2284590c
 class Shape(NamedTuple):
@@ -82,6 +82,25 @@ def _of_curve(loss: CurveLoss, k: int) -> Shape | str:
     ratio = (slope[-1] / _first(slope)).item() if convex else 1.0
     why = "" if zero < math.inf else f"{name} is not bounded"
     return Shape(spread, room, zero, middle, ratio, why)
+
+# %% ../../nbs/library/theory/shape.ipynb #6e1f7a02
+def variation(loss: CurveLoss, num_classes: int) -> float:
+    """Largest over smallest -l'(s) = w(s)/s of a curve of p_y alone.
+
+    1 if the loss is symmetric; inf if a slope is 0 or grows without end.
+
+    Raises:
+        TypeError: a loss that is no curve, or asks whether the label leads.
+        ValueError: num_classes is not at least 2.
+    """
+    k = check_int("num_classes", num_classes, least=2)
+    terms = loss._terms() if isinstance(loss, Loss) else []
+    if not terms or any(getattr(t, "uses_top", True) for _, t in terms):
+        raise TypeError(f"expected losses of p_y alone, got {loss!r}")
+    slope = _slopes(loss.curve(k))
+    high = max(_first(slope).item(), slope.max().item())
+    low = slope.min().item()
+    return high / low if low > 0 else math.inf
 
 # %% ../../nbs/library/theory/shape.ipynb #f169a978
 def sharing(loss: EpsCELoss, num_classes: int) -> tuple[float, int]:

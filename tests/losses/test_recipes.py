@@ -5,6 +5,8 @@ import functools
 import inspect
 import itertools
 import json
+import math
+import re
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +20,8 @@ from epsbook.losses import recipes as module
 from epsbook.losses.recipes import build_loss
 
 ALL = known_recipes()
+# What the ε-softmax paper and its code say, of their own loss and of others.
+EPS = [r for r in ALL if r.source.startswith("Wang et al. 2024, ")]
 # The losses of the tables of the released config.py, by dataset.
 PAIRS = ["nfl+rce", "nce+mae", "nce+rce", "nce+agce", "nce+aul", "nce+ael"]
 SINGLE = ["ce", "fl", "mae", "mse", "gce", "sce", "rce", "nfl", "nce"]
@@ -68,9 +72,10 @@ def test_builds_and_names_known_things(row):
 def test_fields():
     assert {r.by for r in ALL} == {"paper", "code"}
     for r in ALL:
-        assert r.source.startswith("Wang et al. 2024, ") and "\n" not in r.source
+        assert re.match(r"[A-Z]\w+ (and \w+|et al\.) 20\d\d, ", r.source)
+        assert "\n" not in r.source
         assert ("appendix" in r.source or "Table" in r.source) or r.by == "code"
-        assert ".py" in r.source or r.by == "paper"
+        assert ".py" in r.source or "scripts" in r.source or r.by == "paper"
         assert all(isinstance(x, float) and 0 <= x <= 1 for x in r.rates)
         assert len(set(r.rates)) == len(r.rates)
         real, human = r.noise == "real", r.noise == "human"
@@ -109,9 +114,9 @@ def test_every_branch_of_the_released_functions():
 def test_nothing_else_is_claimed():
     tables = {(m, d) for d, methods in TABLES.items() for m in methods}
     branches = {(m, d) for m, datasets in FUNCTIONS.items() for d in datasets}
-    by_code = {(r.method, r.dataset) for r in ALL if r.by == "code"}
+    by_code = {(r.method, r.dataset) for r in EPS if r.by == "code"}
     assert by_code == tables | branches
-    paper = {(r.method, r.dataset) for r in ALL if r.by == "paper"} - by_code
+    paper = {(r.method, r.dataset) for r in EPS if r.by == "paper"} - by_code
     assert paper == {("ce_eps+mae", "cifar10n"), ("ce_eps+mae", "cifar100n")}
     assert not any(r.by == "paper" for r in ALL if r.dataset == "mnist")
 
@@ -146,7 +151,65 @@ def released():
         noise = noise.replace("dependent", "instance")
         key = ANY if rate is None else rate
         found[ours(name), dataset, noise, key] = SPECS[call]
-    return found
+    return found | {key: terms for row in FIELD for key, terms in of_field(row)}
+
+
+# The same of other codes: settings as a program read them (field.json).
+FIELD = json.loads((GOLDEN / "field.json").read_text())
+
+
+def of_field(row):
+    "Pairs of key and terms of one setting."
+    return OF[row["repo"]](row)
+
+
+def jensen_shannon(row):
+    pi, rest = row["js_weights"]
+    assert abs(pi + rest - 1) < 1e-9
+    scaled = {"JSWCS": 1, "JSWC": -rest * math.log(rest)}[row["loss"]]
+    term = {"loss": "JSLoss", "factor": scaled, "pi": pi}
+    rate = ANY if row["rate"] is None else row["rate"]
+    yield ("js", row["dataset"], row["noise"], rate), [term]
+
+
+def joint(row):
+    name, method, more = {
+        "NCEandAMSE": ("NCELoss", "nce+amse", {}),
+        "NFLandAMSE": ("NFLLoss", "nfl+amse", {"gamma": 0.5, "detach_factor": True}),
+    }[row["call"]]
+    terms = [
+        {"loss": name, "factor": row["alpha"]} | more,
+        {"loss": "AMSELoss", "factor": row["beta"], "a": row["a"]},
+    ]
+    where = [(row["dataset"], "real")]
+    if row["dataset"] not in REAL:
+        where = [(row["dataset"], n) for n in ("symmetric", "asymmetric", "instance")]
+        where += [(row["dataset"] + "n", "human")]
+    for at in where:
+        yield (method, *at, ANY), terms
+
+
+def sparse(row):
+    temperature, p, *_ = row["values"]
+    at = {"temperature": temperature} | ({"unit": True} if row["unit"] else {})
+    for noise, lam in zip(("symmetric", "asymmetric"), row["lam"], strict=True):
+        penalty = {"loss": "SparsityLoss", "factor": lam, "p": p, "tau": 1e-7} | at
+        terms = [{"loss": "TemperatureCELoss"} | at, penalty]
+        yield ("ce+sr", row["dataset"], noise, ANY), terms
+
+
+def single(row):
+    for noise in row["noises"]:
+        yield (row["method"], row["dataset"], noise, ANY), [row["term"]]
+
+
+OF = {
+    "ErikEnglesson/GJS": jensen_shannon,
+    "cswjl/joint-asymmetric-loss": joint,
+    "hitcszx/lnl_sr": sparse,
+    "Newbeeer/L_DMI": single,
+    "AlanChou/Truncated-Loss": single,
+}
 
 
 # Where the paper prints something else (appendix D.1), or something more (D.2).
@@ -319,7 +382,7 @@ def test_mse_is_a_mean_over_the_classes(dataset, k):
 
 
 def test_sums_that_share_a_name_with_more_say_so():
-    for r in ALL:
+    for r in EPS:
         active_negative = r.method in ("nce+nnce", "nfl+nnfl")
         assert bool(r.note) == active_negative, name_of(r)
         assert not r.note or ("1e-7" in r.note and "weight decay 0" in r.note)
@@ -330,6 +393,7 @@ def test_released_details():
         assert "Focal" not in term["loss"] or term["detach_factor"]
         assert "FL" not in term["loss"] or term["detach_factor"]
         assert term["loss"] != "GCELoss" or term["tau"] == 1e-8
+        assert term["loss"] != "SparsityLoss" or term["tau"] == 1e-7
         assert (term["loss"] == "LogitClipLoss") == ("delta" in term)
 
 
