@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from claims import (
+    asymmetric,
     bounds,
     confident,
     correction,
@@ -31,6 +32,7 @@ MODULES = (
     noise,
     risk,
     symmetric,
+    asymmetric,
     epsilon,
     bounds,
     topk,
