@@ -22,6 +22,7 @@ __all__ = ['loss_classes', 'Entry', 'catalogue']
 _FAMILIES = (
     *("core", "between", "normalized", "asymmetric", "epsilon"),
     *("margin", "smoothing", "correction", "negative"),
+    *("halfway", "tempered", "corners", "batch"),
 )
 
 

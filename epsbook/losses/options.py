@@ -87,6 +87,7 @@ class _Declared(nn.Module):
         gamma: float
         hard: bool
         inclusive: bool
+        k: float
         lam: float
         log_zero: float
         m: float
@@ -95,9 +96,16 @@ class _Declared(nn.Module):
         max_norm: float
         noise_rate: float
         num_draws: int
+        order: int
+        p: float
+        pi: float
         q: float
         r: float
+        t1: float
+        t2: float
         tau: float
+        temperature: float
+        unit: bool
 
 # %% ../../nbs/library/losses/options.ipynb #04c5a1bd
 class _Options(_Declared):

@@ -118,7 +118,7 @@ def _hard(
         target = target.masked_fill(ignored, 0)
     elif loss.weight is None:
         return method(logits, target, index=index), None
-    known = {"ignored": ignored, "index": index}
+    known = {"ignored": ignored, "index": index, "mean": mean}
     if loss.weight is None:
         losses = loss._given(logits, target, **known)
         scale = torch.ones_like(losses)

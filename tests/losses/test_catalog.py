@@ -9,11 +9,15 @@ import torch
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
+    AMSELoss,
     AULLoss,
     BackwardLoss,
+    BiTemperedLoss,
     BootstrapLoss,
+    BoundedVariationCELoss,
     CELoss,
     ClippedCELoss,
+    DMILoss,
     ELRLoss,
     EpsCELoss,
     EpsFocalLoss,
@@ -21,6 +25,7 @@ from epsbook.losses import (
     ForwardLoss,
     GCELoss,
     GLSLoss,
+    JSLoss,
     LDRLoss,
     LogitClipLoss,
     MAELoss,
@@ -34,6 +39,10 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    SparsityLoss,
+    TaylorCELoss,
+    TemperatureCELoss,
+    TruncatedGCELoss,
     catalogue,
 )
 from epsbook.losses.catalog import loss_classes
@@ -142,6 +151,17 @@ SYMMETRIC = [
     (BootstrapLoss(beta=0.8), False),
     (BootstrapLoss(beta=0), False),
     (elr(), False),
+    (TaylorCELoss(order=1), True),
+    (TaylorCELoss(order=2), False),
+    (JSLoss(pi=0.5), False),
+    (BoundedVariationCELoss(a=1), False),
+    (TruncatedGCELoss(), False),
+    (TruncatedGCELoss(q=1), False),
+    (TemperatureCELoss(temperature=0.5), False),
+    (BiTemperedLoss(t1=0, t2=1), False),
+    (BiTemperedLoss(t1=0.5, t2=2), False),
+    (AMSELoss(a=30), False),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -201,6 +221,26 @@ BOUNDED = [
     (BootstrapLoss(beta=0), math.log(K)),
     (BootstrapLoss(beta=0, hard=True), math.log(K)),
     (elr(), None),
+    (TaylorCELoss(order=4), 25 / 12),
+    (JSLoss(pi=0.5), 2),
+    (JSLoss(pi=0.9), 1 - 9 * math.log(0.9) / math.log(10)),
+    (BoundedVariationCELoss(a=0.1), math.log(11)),
+    (TruncatedGCELoss(), (1 - 0.5**0.7) / 0.7),
+    (TruncatedGCELoss(q=0, k=0.1), math.log(10)),
+    (TemperatureCELoss(temperature=2), None),
+    (
+        TemperatureCELoss(temperature=2, unit=True),
+        math.log(1 + 2 * math.exp(0.375**0.5)),
+    ),
+    (BiTemperedLoss(t1=0.5, t2=1), 2),
+    (BiTemperedLoss(t1=0, t2=1.5), 1),
+    (BiTemperedLoss(t1=1, t2=1), None),
+    (AMSELoss(a=30), 901 / K),
+    (AMSELoss(a=0.5), 1.25 / K),
+    (SparsityLoss(p=0.1), K**0.9),
+    (SparsityLoss(p=0.3, tau=1e-7), K**0.7),
+    (DMILoss(), 3 * math.log(10)),
+    (DMILoss(tau=0), None),
 ]
 
 
@@ -212,6 +252,8 @@ def hardest(loss):
     logits = torch.cat([logits, 1.9999 * short / short.norm(dim=1, keepdim=True)])
     if isinstance(loss, PeerLoss):
         return loss.per_sample(logits, logits.argmin(1)).max().item()
+    if isinstance(loss, DMILoss):  # one number a batch; here of one class
+        return loss(logits, torch.zeros(len(logits), dtype=torch.long)).item()
     return each(loss, logits).max().item()
 
 
@@ -294,6 +336,24 @@ ASYMMETRIC = [
     (NoiseAdaptationLoss(noise_rate=0.7, inclusive=True), False),
     (LDRLoss(), False),
     (LogitClipLoss(max_norm=1), False),
+    (TaylorCELoss(order=1), True),
+    (TaylorCELoss(order=2), True),  # 2 <= 1 / 0.5
+    (TaylorCELoss(order=3), False),
+    (JSLoss(pi=0.5), False),
+    (JSLoss(pi=0.9), False),
+    (BoundedVariationCELoss(a=1.1), True),  # 2.1 / 1.1 = 1.9
+    (BoundedVariationCELoss(a=0.9), False),  # 1.9 / 0.9 = 2.1
+    (TruncatedGCELoss(), True),
+    (TruncatedGCELoss(q=0.5, k=0.05), False),
+    (TruncatedGCELoss(q=0.5, k=0.06), True),
+    (TruncatedGCELoss(q=1, k=0.9), True),
+    (TemperatureCELoss(temperature=0.5), False),
+    (BiTemperedLoss(t1=0, t2=1), False),
+    (BiTemperedLoss(t1=0.2, t2=1), False),
+    (AMSELoss(a=1), False),
+    (AMSELoss(a=3.4), False),  # (1 - 0.5) / 1.75 = 1 / 3.5
+    (AMSELoss(a=3.6), True),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -331,6 +391,8 @@ def test_sure_answers_have_conditions_at_the_right_place():
                 (AELLoss(a=a), math.exp(1 / a)),
                 (AGCELoss(a=a, q=0.5), ((a + 1) / a) ** 0.5),
                 (AULLoss(a=a + 1, q=3), ((a + 1) / a) ** 2),
+                (BoundedVariationCELoss(a=a), (a + 1) / a),
+                (TaylorCELoss(order=round(a + 0.7)), round(a + 0.7)),
                 (
                     NoiseAdaptationLoss(noise_rate=0.3 * a, inclusive=True),
                     1 / (0.1 * a) * (1 - 0.3 * a + 0.1 * a),
@@ -357,6 +419,10 @@ def gce_ratio(q, tau):
         for tau in (0.02, 0.1, 0.2, 0.3, 0.45)
         for loss, ratio in [
             *((GCELoss(q=q, tau=tau), gce_ratio(q, tau)) for q in (0.2, 0.5, 0.8)),
+            *(
+                (TruncatedGCELoss(q=q, k=2 * tau), gce_ratio(q, 2 * tau))
+                for q in (0.2, 0.8)
+            ),
             *(
                 (EpsCELoss(m=m, tau=tau / (m + 1)), eps_ratio(m, tau / (m + 1)))
                 for m in (0, 0.3, 2, 100)
@@ -472,6 +538,20 @@ ALL_K = [
     (BootstrapLoss(beta=0.3, hard=True), True),
     (BootstrapLoss(beta=0), False),
     (elr(), False),
+    (TaylorCELoss(order=1), False),
+    (TaylorCELoss(order=2), False),
+    (JSLoss(pi=0.1), True),
+    (JSLoss(pi=0.7), True),
+    (BoundedVariationCELoss(a=1), False),
+    (TruncatedGCELoss(), False),
+    (TemperatureCELoss(temperature=0.3), True),
+    (TemperatureCELoss(temperature=2, unit=True), True),
+    (BiTemperedLoss(t1=0.3, t2=1), True),
+    (BiTemperedLoss(t1=0.3, t2=2), True),
+    (AMSELoss(a=0.5), True),
+    (AMSELoss(a=1), True),
+    (AMSELoss(a=30), False),
+    (SparsityLoss(p=0.1), False),
 ]
 
 
@@ -515,7 +595,7 @@ EXAMPLES = {
 
 def test_the_catalog_is_complete():
     table = catalogue()
-    assert set(table) == set(CLASSES) and len(table) == 27
+    assert set(table) == set(CLASSES) and len(table) == 36
     for name, entry in table.items():
         assert entry.loss == name and all(entry._replace(parameters="-"))
     assert list(pandas.DataFrame(table.values())) == [

@@ -17,9 +17,12 @@ from epsbook import losses
 from epsbook.losses import (
     AELLoss,
     AGCELoss,
+    AMSELoss,
     AULLoss,
     BackwardLoss,
+    BiTemperedLoss,
     BootstrapLoss,
+    BoundedVariationCELoss,
     CELoss,
     ClippedCELoss,
     CurveLoss,
@@ -30,6 +33,7 @@ from epsbook.losses import (
     ForwardLoss,
     GCELoss,
     GLSLoss,
+    JSLoss,
     LDRLoss,
     LogitClipLoss,
     Loss,
@@ -44,6 +48,10 @@ from epsbook.losses import (
     PeerLoss,
     RCELoss,
     SCELoss,
+    SparsityLoss,
+    TaylorCELoss,
+    TemperatureCELoss,
+    TruncatedGCELoss,
     eps_softmax,
     epsilon,
 )
@@ -121,6 +129,23 @@ LOG = math.log(1e-4)
 focal = lambda p, gamma: -((1 - p) ** gamma) * p.log()
 
 
+def tempered(h, y, t1=0.3, t2=1.7):
+    u, low, high = t2 - 1, torch.zeros(()).double(), h.max() - h.min() + len(h) * 99
+    for _ in range(200):
+        b = (low + high) / 2
+        p = (1 + u * (b + h.max() - h)) ** (-1 / u)
+        low, high = (b, high) if p.sum() > 1 else (low, b)
+    first = (1 - p[y] ** (1 - t1)) / (1 - t1)
+    return first - (1 - (p ** (2 - t1)).sum()) / (2 - t1)
+
+
+def js(p, y, pi):
+    label = torch.eye(len(p), dtype=p.dtype)[y]
+    m = pi * label + (1 - pi) * p
+    far = pi * torch.xlogy(label, label / m) + (1 - pi) * p * (p / m).log()
+    return far.sum() / (-(1 - pi) * math.log(1 - pi))
+
+
 def ldr(h, y, margin, lam):
     s = F.softplus(h) / F.softplus(h).mean()
     ahead = s - s[y] + margin * (torch.arange(len(h)) != y).double()
@@ -152,6 +177,36 @@ FORMULAS = {
     "agce": (AGCELoss(a=2, q=0.5), lambda h, p, y: 2 * (3**0.5 - (2 + p[y]) ** 0.5)),
     "aul": (AULLoss(a=1.5, q=3), lambda h, p, y: ((1.5 - p[y]) ** 3 - 0.125) / 3),
     "ael": (AELLoss(a=2), lambda h, p, y: (-p[y] / 2).exp()),
+    "taylor": (
+        TaylorCELoss(order=3),
+        lambda h, p, y: sum((1 - p[y]) ** i / i for i in (1, 2, 3)),
+    ),
+    "js": (JSLoss(pi=0.4), lambda h, p, y: js(p, y, 0.4)),
+    "moved": (
+        BoundedVariationCELoss(a=0.3),
+        lambda h, p, y: (1.3 / (p[y] + 0.3)).log(),
+    ),
+    "truncated": (
+        TruncatedGCELoss(q=0.5, k=0.1),
+        lambda h, p, y: 2 * (1 - p[y].clamp_min(0.1) ** 0.5),
+    ),
+    "temperature": (
+        TemperatureCELoss(temperature=0.5),
+        lambda h, p, y: -(2 * h).log_softmax(0)[y],
+    ),
+    "temperature_unit": (
+        TemperatureCELoss(temperature=0.5, unit=True),
+        lambda h, p, y: -(2 * h / h.norm()).log_softmax(0)[y],
+    ),
+    "bi_tempered": (BiTemperedLoss(t1=0.3, t2=1.7), lambda h, p, y: tempered(h, y)),
+    "amse": (
+        AMSELoss(a=3),
+        lambda h, p, y: ((p - 3 * torch.eye(len(p))[y]) ** 2).mean(),
+    ),
+    "sparsity": (
+        SparsityLoss(p=0.3, temperature=2),
+        lambda h, p, y: ((h / 2).softmax(0) ** 0.3).sum(),
+    ),
     "ldr": (LDRLoss(margin=0.3, lam=2), lambda h, p, y: ldr(h, y, 0.3, 2)),
     "clip": (
         LogitClipLoss(max_norm=2),
@@ -245,6 +300,18 @@ EQUAL = [
     (lambda **o: EpsCELoss(m=0, tau=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=0, tau=0, gamma=0, **o), CELoss),
     (lambda **o: EpsFocalLoss(m=9, gamma=0, **o), lambda **o: EpsCELoss(m=9, **o)),
+    (lambda **o: TemperatureCELoss(temperature=1, **o), CELoss),
+    (lambda **o: BiTemperedLoss(t1=1, t2=1, **o), CELoss),
+    (lambda **o: BiTemperedLoss(t1=0, t2=1, **o), lambda **o: MSELoss(**o) / 2),
+    (lambda **o: TaylorCELoss(order=1, **o), lambda **o: MAELoss(**o) / 2),
+    (
+        lambda **o: TruncatedGCELoss(q=0.6, k=0.2, **o),
+        lambda **o: GCELoss(q=0.6, tau=0.2, **o),
+    ),
+    (
+        lambda **o: TruncatedGCELoss(q=0, k=0.2, **o),
+        lambda **o: ClippedCELoss(max_loss=math.log(5), **o),
+    ),
     (lambda **o: LogitClipLoss(max_norm=1e6, **o), CELoss),
     (lambda **o: GLSLoss(r=0, **o), CELoss),
     (lambda **o: ForwardLoss(transition=torch.eye(5), **o), CELoss),
