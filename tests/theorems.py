@@ -13,6 +13,7 @@ from pathlib import Path
 
 from claims import (
     asymmetric,
+    between,
     bounds,
     confident,
     correction,
@@ -35,6 +36,7 @@ MODULES = (
     symmetric,
     asymmetric,
     normalized,
+    between,
     epsilon,
     bounds,
     topk,
