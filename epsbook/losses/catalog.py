@@ -60,6 +60,84 @@ def _parameters(kind: type[Loss]) -> Iterator[str]:
             elif name == "transition":
                 yield "transition, a row-stochastic matrix"
 
+# %% ../../nbs/library/losses/catalog.ipynb #7b20c0a1
+_WHEN = {
+    "AELLoss": r"a lead is known: $a = 1/\log(1/r)$ or more forgives labels "
+    "$r$ times as likely as the right one",
+    "AGCELoss": "a lead is known, and a recipe gives both parameters; with "
+    "few classes close to MAE",
+    "AMSELoss": "beside NCE, as published (JAL); alone, $a = 30$ is nearly "
+    "MAE and as slow with many classes",
+    "AULLoss": r"as AGCE; with $q \le 1$ no lead is too small",
+    "BackwardLoss": "you estimate a risk on held-out labels, or train a "
+    "linear model; never a network that can memorize",
+    "BiTemperedLoss": "single labels are far off and probabilities matter; it "
+    "is proper, so against many wrong labels take GCE",
+    "BootstrapLoss": "seldom: the network is good already and few labels are "
+    "wrong",
+    "BoundedVariationCELoss": "a lead is known: $a = r/(1 - r)$ or more "
+    "forgives labels $r$ times as likely as the right one",
+    "CELoss": "labels are clean, or you stop early on held-out labels; and as "
+    "the baseline of every comparison",
+    "ClippedCELoss": "one wrong label must not cost more than a number you "
+    r"can state; keep it above $\log K$, or nothing trains",
+    "DMILoss": "after cross-entropy, with few classes and large batches, for "
+    "noise by class of an unknown matrix",
+    "ELRLoss": "samples come back and have an index, and you are free to "
+    r"choose $\lambda$: the best under even noise in chapter 14",
+}
+
+# %% ../../nbs/library/losses/catalog.ipynb #7b20c0a2
+_WHEN |= {
+    "EpsCELoss": "never alone: beside MAE, with published parameters, for "
+    "noise close to even",
+    "EpsFocalLoss": "never alone, as `EpsCELoss`, of which it is a variant",
+    "FocalLoss": "seldom: it turns sure samples down, with wrong labels the "
+    "wrong way round; a baseline",
+    "ForwardLoss": "noise goes from class to class and its matrix is known or "
+    "can be estimated: the best there in chapter 14",
+    "GCELoss": "in doubt: one parameter, trains with many classes, forgives "
+    "much; smaller $q$ for more classes",
+    "GLSLoss": "noise is even: $r = 0.8$ is safe from the first step, a "
+    "negative rate needs a warm-up",
+    "JSLoss": "one number shall lead from CE to MAE, and the ranking must "
+    r"stay: $\pi = 0.1$ for clean labels, 0.9 for many wrong ones",
+    "LDRLoss": "few classes and only the first guess counts; scores or a "
+    "price of its own make its ranking worth little",
+    "LogitClipLoss": "the second guess counts, too, and labels are noisy: a "
+    "radius of 1 to 2.5 on ten classes",
+    "MAELoss": "about ten classes and noise close to even, with an eye on "
+    "classes that are never predicted; not with a hundred",
+    "MSELoss": "probabilities matter and no sample may cost more than 2; it "
+    "forgives no noise",
+    "NCELoss": "never alone: beside MAE, RCE or another passive loss",
+}
+
+# %% ../../nbs/library/losses/catalog.ipynb #7b20c0a3
+_WHEN |= {
+    "NFLLoss": "never alone, as `NCELoss`",
+    "NLNLLoss": "seldom: most labels are wrong, and there is time to learn "
+    "what a sample is not",
+    "NNCELoss": "beside `NCELoss`, with the published weights and penalty",
+    "NNFLLoss": "beside `NFLLoss`, with the published weights and penalty",
+    "NoiseAdaptationLoss": "noise is even, its rate is known, and you want "
+    "probabilities of the true labels",
+    "PeerLoss": "seldom: batches are large and no rate is known; it has no "
+    "lower bound",
+    "RCELoss": "never for its own sake: it is a multiple of MAE; in sums that "
+    "were published with it",
+    "SCELoss": "you repeat published numbers; else a sum with MAE says the "
+    "same more plainly",
+    "SparsityLoss": "never alone: beside cross-entropy at the same "
+    "temperature, with a factor that grows",
+    "TaylorCELoss": "one whole number shall lead from MAE to CE: $t$ terms "
+    "forgive labels $1/t$ as likely as the right one",
+    "TemperatureCELoss": "never against noise: as the base of sparse "
+    "regularization",
+    "TruncatedGCELoss": "after a warm-up with GCE, when few wrong labels are "
+    "predicted; from the start $k = 1/2$ trains nothing",
+}
+
 # %% ../../nbs/library/losses/catalog.ipynb #e914b76a
 class Entry(NamedTuple):
     """What a loss is, what it takes, and what it claims.
@@ -67,6 +145,7 @@ class Entry(NamedTuple):
     The formula is TeX; the parameters come with their ranges. A claim is
     "yes", "no", "open" or a condition, in which r is the probability of the
     second label over that of the first and q are the label probabilities.
+    `when` completes "take it when".
     """
 
     loss: str
@@ -77,6 +156,7 @@ class Entry(NamedTuple):
     asymmetric: str
     bounded: str
     all_k: str
+    when: str
 
 
 def catalogue() -> dict[str, Entry]:
@@ -89,6 +169,7 @@ def catalogue() -> dict[str, Entry]:
             *(name, _formula(kind), _paper(kind)),
             "; ".join(_parameters(kind)),
             **kind.properties._asdict(),
+            when=_WHEN[name],
         )
         for name, kind in loss_classes().items()
     }

@@ -600,7 +600,7 @@ def test_the_catalog_is_complete():
         assert entry.loss == name and all(entry._replace(parameters="-"))
     assert list(pandas.DataFrame(table.values())) == [
         *("loss", "formula", "paper", "parameters"),
-        *("symmetric", "asymmetric", "bounded", "all_k"),
+        *("symmetric", "asymmetric", "bounded", "all_k", "when"),
     ]
 
 
@@ -611,3 +611,28 @@ def test_every_parameter_is_in_the_catalog():
             names |= {"transition"} - ({"transition"} if names else set())
         listed = {part.split(" ")[0].rstrip(",") for part in row.parameters.split("; ")}
         assert names <= listed, row.loss
+
+
+def test_every_loss_says_when_to_take_it_in_one_line():
+    said = {name: entry.when for name, entry in catalogue().items()}
+    assert len(set(said.values())) == len(said)
+    for name, when in said.items():
+        assert 20 < len(when) < 140 and "\n" not in when and "|" not in when, name
+        assert when[0].islower() and not when.endswith("."), name
+    # Sums and warm-ups that the properties make necessary are named.
+    for name in ("NCELoss", "EpsCELoss", "SparsityLoss", "TemperatureCELoss"):
+        assert said[name].startswith("never"), name
+
+
+def test_a_lead_that_is_forgiven_is_the_one_that_is_advised():
+    "The parameters that three lines name are those of the conditions."
+    for r in (0.3, 0.5, 0.8):
+        for make, at in [
+            (lambda a: AELLoss(a=a), 1 / math.log(1 / r)),
+            (lambda a: BoundedVariationCELoss(a=a), r / (1 - r)),
+        ]:
+            assert best_is_sure(make(1.05 * at), posterior(r))
+            assert not best_is_sure(make(0.85 * at), posterior(r))
+    for t in (2, 3, 5):
+        assert best_is_sure(TaylorCELoss(order=t), posterior(0.95 / t))
+        assert not best_is_sure(TaylorCELoss(order=t), posterior(1.1 / t))
