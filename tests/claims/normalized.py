@@ -4,7 +4,16 @@ import itertools
 import math
 
 import torch
-from claims.machine import N, TINY, answers, check, differ, generator, squared, symmetric
+from claims.machine import (
+    N,
+    TINY,
+    answers,
+    check,
+    differ,
+    generator,
+    squared,
+    symmetric,
+)
 from claims.topk import posteriors
 
 from epsbook.losses import (
