@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from claims import (
+    asymmetric,
     between,
     bounds,
     confident,
@@ -19,6 +20,7 @@ from claims import (
     epsilon,
     machine,
     noise,
+    normalized,
     risk,
     smoothing,
     symmetric,
@@ -32,6 +34,8 @@ MODULES = (
     noise,
     risk,
     symmetric,
+    asymmetric,
+    normalized,
     between,
     epsilon,
     bounds,

@@ -52,6 +52,7 @@ def raised(given, probs, factor):
     "the diagonal leads its row",
     "the diagonal leads its column",
     "the answer depends on the class only (two kinds of image)",
+    "every class is given at least once (one is not)",
     "answers are of images not seen (their own label, learned by heart)",
 )
 def ideal(mutant=False, drop=""):
@@ -59,7 +60,7 @@ def ideal(mutant=False, drop=""):
     row, column = "row" not in drop, "column" not in drop
     while total < (1_000 if drop or mutant else N):
         k = int(rng.integers(2, 6))
-        true, t = drawn(rng, k)
+        true, t = drawn(rng, k, n=15 if "once" in drop else 80)
         if not leads(t, row=row, column=column):
             continue
         if not (row and column) and leads(t):
@@ -74,7 +75,10 @@ def ideal(mutant=False, drop=""):
             given = labels(rng, t, true)
         if "heart" in drop:
             probs = np.eye(k)[given]
-        if len(np.unique(given)) < k:
+        absent = np.setdiff1d(true, given)
+        if len(absent if "once" in drop else np.setdiff1d(range(k), given)) != (
+            "once" in drop
+        ):
             continue
         found = confident_joint(given, probs)
         if mutant:
@@ -90,6 +94,7 @@ def ideal(mutant=False, drop=""):
     "a stretch and a shift of each image's",
     "no image passes two thresholds",
     "the stretch is above 0",
+    "the answers were ideal before (two kinds of image)",
 )
 def stretched(mutant=False, drop=""):
     rng, wrong, total = numbers(1), 0, 0
@@ -102,13 +107,22 @@ def stretched(mutant=False, drop=""):
         t_j = thresholds(given, t[true])
         # Slack aside: differences of 1e-6 pass, whatever the stretch.
         clash = (t >= t_j - 1e-3) & ~np.eye(k, dtype=bool)
-        if clash[np.unique(true)].any() != ("two" in drop):
+        if clash[np.unique(true)].any() != ("passes two" in drop):
             continue
         shape = (len(true), 1) if mutant else (1, k)
         a, b = rng.uniform(0.2, 2, shape), rng.uniform(-1, 1, shape)
         if "above" in drop:
             a[:, 0] *= -1
-        found = confident_joint(given, a * t[true] + b)
+        probs = t[true]
+        if (
+            "passes two" in drop
+            and (confident_joint(given, probs) != counts(given, true, k)).any()
+        ):
+            continue  # wrong without a stretch
+        if "kinds" in drop:  # half of the images are harder, and still lead
+            hard = rng.random(len(true)) < 0.5
+            probs = np.where(hard[:, None], probs, (0.6 * np.eye(k) + 0.4 * t)[true])
+        found = confident_joint(given, a * probs + b)
         wrong += (found != counts(given, true, k)).any()
         total += 1
     return wrong, total, None
