@@ -12,12 +12,15 @@ import json
 from pathlib import Path
 
 from claims import (
+    asymmetric,
+    between,
     bounds,
     confident,
     correction,
     epsilon,
     machine,
     noise,
+    normalized,
     risk,
     smoothing,
     symmetric,
@@ -31,6 +34,9 @@ MODULES = (
     noise,
     risk,
     symmetric,
+    asymmetric,
+    normalized,
+    between,
     epsilon,
     bounds,
     topk,

@@ -72,8 +72,9 @@ class GLSLoss(_Smoothed):
         r: share of the uniform distribution, <= 1. Positive: label smoothing
             with r/K for every class, the true one too, as `label_smoothing`
             of torch, class weights included: each class has its own. 0:
-            cross-entropy. Negative: negative label smoothing (NLS), which
-            has no lower bound: warm up without, then take small steps.
+            cross-entropy. Negative: negative label smoothing (NLS), without
+            a lower bound where the model can fit every label: warm up
+            without, and stop by held-out labels.
 
     Symmetric noise of rate eta is undone, on average, by -a/(1 - a) with
     a = eta K/(K - 1).
@@ -92,4 +93,10 @@ class GLSLoss(_Smoothed):
 
     def __init__(self, *, r: float, **options: Unpack[Options]) -> None:
         super().__init__(**options)
+        if isinstance(r, float) and r == -torch.inf:
+            raise ValueError(
+                "r must be finite, got -inf: its limit, divided by 1 - r, is "
+                "PeerLoss(alpha=1) if all labels are equally frequent; or "
+                "take a far rate such as r=-8"
+            )
         self._set(r=r)

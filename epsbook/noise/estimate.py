@@ -115,8 +115,9 @@ def anchor_points(
 def anchor_transition(pred_probs: Any, *, quantile: float = 1.0) -> Matrix:
     """T as the predictions for the anchor points, (K, K), rows sum to 1.
 
-    Right if each class has a certain sample and predictions are the given
-    labels' probabilities. Arguments and errors as in `anchor_points`.
+    Right if each class has a certain sample, each diagonal entry is the
+    largest of its column, and predictions are the given labels'
+    probabilities. Arguments and errors as in `anchor_points`.
     """
     p = _predictions(pred_probs)
     rows = p[anchor_points(p, quantile=quantile)]
@@ -205,7 +206,8 @@ def estimate_rate(
         keep: share of the samples to count, those with the largest
             predictions, in (0, 1].
         accuracy: probability that such a prediction is right, known from
-            elsewhere, in (1/K, 1]; if it is less, the rate is too high.
+            elsewhere, in (1/K, 1]; if it is less, the rate is too high by
+            1 - rate * K/(K - 1) times what is missing.
 
     Returns:
         The rate (wrong labels, true class excluded), its standard error (of

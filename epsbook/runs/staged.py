@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import data, losses, noise
-from ..confident import out_of_sample, prune
+from ..confident import find_issues, out_of_sample, prune
 from ..losses.recipes import build_loss
 from ..noise.estimate import confident_transition
 from ..train import Protocol, fit
@@ -82,18 +82,6 @@ class _WarmUp:
             setattr(self.loss, self.name, self.value)
 
 # %% ../../nbs/library/runs/staged.ipynb #433aa53a
-def _found(given: Tensor, probabilities: Tensor) -> Tensor:
-    "Which labels cleanlab doubts, by its default rule."
-    try:
-        from cleanlab.filter import find_label_issues
-    except ImportError:
-        raise ImportError(
-            "pruning needs cleanlab: pip install 'epsbook[confident]'"
-        ) from None
-    doubted = find_label_issues(given.numpy(), probabilities.numpy())
-    return torch.from_numpy(doubted)
-
-
 def _pruned(
     d: data.Dataset, given: Tensor, doubted: Tensor, *asked: Any, **options: Any
 ) -> dict[str, Any]:
@@ -150,14 +138,16 @@ def _after_a_look(
 ) -> dict[str, Any]:
     "Stages that begin with probabilities out of sample, by cross-entropy."
     start, labels = time.perf_counter(), corrupted(d, spec, seed)
-    look = out_of_sample(d, spec, losses.CELoss(), protocol, seed=seed)
+    # Long training learns wrong labels by heart, and judges others by them.
+    brief = replace(protocol, epochs=max(protocol.epochs // 4, 1))
+    look = out_of_sample(d, spec, losses.CELoss(), brief, seed=seed)
     given = labels[: len(look)]
     took = time.perf_counter() - start
     if stage == "estimate":
         found = torch.tensor(confident_transition(given, look))
         made = fit(d, spec, filled(terms, d, found), protocol, seed, **options)
     else:
-        doubted = _found(given, look)
+        doubted = find_issues(given, look)
         asked = filled(terms, d), replace(protocol, samples=None), seed
         made = _pruned(d, given, doubted, *asked, **options)
         true = d.train_labels[: len(given)]

@@ -370,6 +370,12 @@ def test_limits_of_every_family():
     torch.testing.assert_close(far, logits.mean(1) - given, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("r", [float("-inf"), -math.inf, np.float64("-inf")])
+def test_smoothing_without_end_names_the_remedy(r):
+    with pytest.raises(ValueError, match=r"-inf.*PeerLoss\(alpha=1\).*r=-8"):
+        GLSLoss(r=r)
+
+
 def test_backward_correction_is_negative_smoothing():
     "For symmetric noise the two are one loss, sample by sample."
     rate, k = 0.4, 5
