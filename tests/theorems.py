@@ -13,6 +13,7 @@ from pathlib import Path
 
 from claims import (
     bounds,
+    complementary,
     confident,
     correction,
     epsilon,
@@ -36,6 +37,7 @@ MODULES = (
     topk,
     smoothing,
     correction,
+    complementary,
     confident,
     training,
 )

@@ -14,7 +14,6 @@ from claims.machine import (
 
 from epsbook.losses import BootstrapLoss, CELoss, ELRLoss, NLNLLoss
 from epsbook.theory.risk import (
-    FiniteProblem,
     loss_table,
     random_distributions,
     random_problems,
@@ -113,9 +112,7 @@ def peer_risk(problems, table, alpha, T=None):
     "Expected peer loss, exactly: every sample with every peer."
     given = problems.posterior if T is None else problems.noisy_posterior(T)
     own = torch.einsum("nx,nxj,nxj->n", problems.p_x, given, table)
-    pair = torch.einsum(
-        "nx,nz,nzj,nxj->n", problems.p_x, problems.p_x, given, table
-    )
+    pair = torch.einsum("nx,nz,nzj,nxj->n", problems.p_x, problems.p_x, given, table)
     return own - alpha * pair
 
 
@@ -199,8 +196,9 @@ def bootstrap(mutant=False, drop=""):
                 off = pull < least - TINY
                 wrong, total = wrong + off.sum(), total + N
                 large = least > 1e-2
-                ratio = max(ratio, (least[large] / pull[large]).max() if beta > 0.5
-                            else 0)
+                ratio = max(
+                    ratio, (least[large] / pull[large]).max() if beta > 0.5 else 0
+                )
     return wrong, total, None if mutant or drop else ratio
 
 
@@ -213,7 +211,7 @@ def elr(h, t, lam):
 def memories(k, seed=0):
     "Memories, (N, k), in which class 1 leads; class 0 is to be the label."
     t = random_distributions(N, k, generator=generator(seed))
-    t[:: 2] = t[:: 2] ** 2
+    t[::2] = t[::2] ** 2
     lead = t.argmax(-1, keepdim=True)
     first, top = t[:, 1:2].clone(), t.gather(-1, lead)
     t = t.scatter(-1, lead, first)
