@@ -239,7 +239,8 @@ def confident_joint(
         given, probs, slack: as for `counted_class`.
 
     Returns:
-        Whole numbers, (K, K): not calibrated, nothing added.
+        Whole numbers, (K, K): not calibrated, nothing added. (cleanlab's
+        count with true classes in rows is `epsbook.noise.confident_joint`.)
 
     Raises:
         TypeError, ValueError: as `thresholds`.

@@ -15,6 +15,7 @@ from claims import (
     asymmetric,
     between,
     bounds,
+    complementary,
     confident,
     correction,
     epsilon,
@@ -42,6 +43,7 @@ MODULES = (
     topk,
     smoothing,
     correction,
+    complementary,
     confident,
     training,
 )

@@ -34,8 +34,9 @@ def loss_classes() -> dict[str, type[Loss]]:
 
 
 def _formula(kind: type[Loss]) -> str:
-    "The first formula of the docstring, as TeX."
-    return re.findall(r":math:`([^`]+)`", kind.__doc__ or "")[0]
+    "The first formula of the docstring, as TeX on one line."
+    found = re.findall(r":math:`([^`]+)`", kind.__doc__ or "")[0]
+    return " ".join(found.split())
 
 
 def _paper(kind: type[Loss]) -> str:
@@ -64,8 +65,7 @@ def _parameters(kind: type[Loss]) -> Iterator[str]:
 _WHEN = {
     "AELLoss": r"a lead is known: $a = 1/\log(1/r)$ or more forgives labels "
     "$r$ times as likely as the right one",
-    "AGCELoss": "a lead is known, and a recipe gives both parameters; with "
-    "few classes close to MAE",
+    "AGCELoss": "a lead is known, and a recipe gives both parameters",
     "AMSELoss": "beside NCE, as published (JAL); alone, $a = 30$ is nearly "
     "MAE and as slow with many classes",
     "AULLoss": r"as AGCE; with $q \le 1$ no lead is too small",
@@ -83,8 +83,8 @@ _WHEN = {
     r"can state; keep it above $\log K$, or nothing trains",
     "DMILoss": "after cross-entropy, with few classes and large batches, for "
     "noise by class of an unknown matrix",
-    "ELRLoss": "samples come back and have an index, and you are free to "
-    r"choose $\lambda$: the best under even noise in chapter 14",
+    "ELRLoss": "samples come back and have an index: the best under even "
+    "noise in chapter 14",
 }
 
 # %% ../../nbs/library/losses/catalog.ipynb #7b20c0a2
@@ -101,9 +101,9 @@ _WHEN |= {
     "GLSLoss": "noise is even: $r = 0.8$ is safe from the first step, a "
     "negative rate needs a warm-up",
     "JSLoss": "one number shall lead from CE to MAE, and the ranking must "
-    r"stay: $\pi = 0.1$ for clean labels, 0.9 for many wrong ones",
-    "LDRLoss": "few classes and only the first guess counts; scores or a "
-    "price of its own make its ranking worth little",
+    "stay: near 0 for clean labels, 0.9 for many wrong ones among ten classes",
+    "LDRLoss": "few classes and only the first guess counts: its ranking is "
+    "worth little",
     "LogitClipLoss": "the second guess counts, too, and labels are noisy: a "
     "radius of 1 to 2.5 on ten classes",
     "MAELoss": "about ten classes and noise close to even, with an eye on "

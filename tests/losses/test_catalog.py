@@ -598,6 +598,7 @@ def test_the_catalog_is_complete():
     assert set(table) == set(CLASSES) and len(table) == 36
     for name, entry in table.items():
         assert entry.loss == name and all(entry._replace(parameters="-"))
+        assert not any("\n" in text or "  " in text for text in entry), name
     assert list(pandas.DataFrame(table.values())) == [
         *("loss", "formula", "paper", "parameters"),
         *("symmetric", "asymmetric", "bounded", "all_k", "when"),
