@@ -128,7 +128,8 @@ def last_label(mutant=False, drop=""):
             each = loss_table(part, now.log())
             bound = lead * each[:, :-1].sum(-1) / each[:, -1]
             bad = excess > (0.9 if mutant else 1) * bound + TINY
-            bad |= excess < 0
+            bad |= (excess <= 0) & (bound > TINY)  # p of 1 leaves none
+            bad |= excess < -TINY
             if low == 1e-300:
                 bad |= excess > 0.08 * lead + TINY
             wrong, total = wrong + bad.sum(), total + len(q)
@@ -268,9 +269,11 @@ def sums(mutant=False, drop=""):
             if not drop:  # answers near the corner come near the infimum
                 near = torch.full((k,), 1e-8).double()
                 near[0], near[-1] = 1 - near[1:].sum(), 1e-320
-                left = risk(loss, near, q) - infimum
-                bad |= (left < -TINY) | (left > 0.3 * alpha + 1e-6 * beta)
+                left, each = risk(loss, near, q) - infimum, -near.log()
+                most = (q[:, 0] - q[:, -1]) * each[:-1].sum() / each[-1]  # (6.3)
+                bad |= (left < -TINY) | (left > alpha * most + 1e-6 * beta)
                 clear = claimed > 1e-3
                 ratio = max(ratio, (claimed / found)[clear].max())
             wrong, total = wrong + bad.sum(), total + len(q)
+    assert drop or ratio > 0.99  # the bound is reached
     return wrong, total, ratio or None
