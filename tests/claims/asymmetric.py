@@ -202,7 +202,7 @@ def price(mutant=False, drop=""):
 
 @check(
     "Corollary 7.5",
-    "a continuous falling curve with kinks tolerates 1/v; a convex one no more",
+    "a continuous falling curve, kinks or not, tolerates 1/v; a convex one no more",
     "1.1/v",
     "v takes in all slopes (those at the ends)",
     "ℓ is continuous (a step down at 0.1)",
