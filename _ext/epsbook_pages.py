@@ -100,9 +100,10 @@ def fold_exports(nb: dict) -> dict:
         if short == cell["source"]:
             return [cell]
         prompt = {"code_prompt_show": f"All {whole.count(chr(10)) + 1} lines"}
-        metadata = {"tags": sorted({*tags, "hide-input", "whole"}), "mystnb": prompt}
+        whole_tags = {*tags, "hide-input", "whole"} - {"hide-cell"}
+        metadata = {"tags": sorted(whole_tags), "mystnb": prompt}
         folded = {**cell, "metadata": {**cell["metadata"], **metadata}}
-        if short is None:
+        if short is None or "hide-cell" in tags:  # nothing of it is shown
             return [folded]
         shown = {"tags": sorted({*tags, "idea"})}
         first = {**cell, "id": cell["id"] + "-idea", "source": short, "outputs": []}

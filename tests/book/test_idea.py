@@ -80,10 +80,11 @@ def test_a_check_with_another_way_out_stays():
 # --- the page -----------------------------------------------------------------------
 
 
-def page(*sources):
-    "Cells of a page made of code cells."
+def page(*sources, tags=()):
+    "Cells of a page made of code cells, each with these tags."
+    meta = {"tags": list(tags)}
     cells = [
-        {"cell_type": "code", "id": str(i), "metadata": {}, "source": source}
+        {"cell_type": "code", "id": str(i), "metadata": meta, "source": source}
         | {"outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}
         for i, source in enumerate(sources)
     ]
@@ -105,6 +106,12 @@ def test_the_directive_names_the_idea():
     short, whole = page("#| export\n#| idea: grad_weight\n" + LOSS)
     assert "def phi" not in short["source"] and "def phi" in whole["source"]
     assert "idea:" not in short["source"] + whole["source"]
+
+
+def test_a_cell_that_its_author_folds_has_one_fold():
+    (cell,) = page("#| export\n" + LOSS, tags=["hide-cell"])
+    assert cell["source"].strip() == LOSS.strip() and cell["outputs"]
+    assert {"hide-input"} == set(cell["metadata"]["tags"]) & {"hide-input", "hide-cell"}
 
 
 def test_imports_only_fold():
