@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Unpack
 import torch
 
 from .base import CurveLoss
-from .inputs import safe_log
+from .between import GCELoss
 from .options import COUNT, Options, Properties
 
 if TYPE_CHECKING:
@@ -189,14 +189,9 @@ class TruncatedGCELoss(CurveLoss):
         super().__init__(**options)
         self._set(q=q, k=k)
 
-    def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "(1 - max(p_y, k)^q) / q; shapes as given."
-        log_py = log_py.clamp_min(safe_log(self.k))
-        if self.q < 1e-30:  # the limit, before q log p_y underflows
-            return -log_py
-        return (self.q * log_py).expm1() / -self.q
+    @property
+    def tau(self) -> float:
+        "The floor, as `GCELoss` calls it."
+        return self.k
 
-    def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
-        "p_y^q, or 0 below the floor."
-        weight = (self.q * log_py.clamp_min(-1e30)).exp()
-        return weight * (log_py >= safe_log(self.k))
+    phi, grad_weight = GCELoss.phi, GCELoss.grad_weight
