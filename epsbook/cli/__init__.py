@@ -8,28 +8,31 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
-import time
 import tomllib
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .. import __version__, data, runs
+from .. import __version__, runs
 from .data_commands import data_app
+from .table_commands import table
+from .work import do_jobs, run_line
 from ..doctor import findings
-from ..runs import duration, record, sweep
+from ..runs import record, sweep
+from ..runs.claims import Claims, failures
+from ..runs.engine import work_on_ray
 from ..runs.plan import Plan
 from ..train.machine import scale as scale_in_force
 
 # %% auto #0
-__all__ = ['app', 'Scale', 'HEAD', 'run', 'do_sweep', 'repeat', 'doctor', 'main']
+__all__ = ['app', 'Scale', 'run', 'do_sweep', 'repeat', 'doctor', 'main']
 
 # %% ../../nbs/19_cli.ipynb #0149cecb
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.add_typer(data_app, name="data", help="List, fetch and check data.")
+app.command()(table)
 Scale = Annotated[str | None, typer.Option(help="smoke | laptop | paper")]
 
 
@@ -83,24 +86,8 @@ def _folder(out: Path) -> None:
             f"{out} cannot hold records ({reason}): name a folder with --out"
         ) from None
 
-
-def _line(r: dict, state: str = "") -> str:
-    "One run in one line; `state` in place of the seconds of an earlier one."
-    cells = [f"{r['experiment']:<23} {r['method']:<16} {r['seed']:>4}"]
-    for kind in ("last", "best", "validated"):
-        value, width = r["accuracy"][kind], max(6, len(kind))
-        text = "-" if value is None else f"{value:.4f}"
-        cells.append(f"{text:>{width}}")
-    return " ".join([*cells, f"{state or format(r['seconds'], '.1f'):>7}"])
-
 # %% ../../nbs/19_cli.ipynb #62612170
 _SEEDS = typer.Option(min=0, max=2**63 - 1)
-HEAD = (
-    f"{'experiment':<23} {'method':<16} seed {'last':>6} {'best':>6}"
-    f" {'validated':>9} {'seconds':>7}"
-)
-
-
 _NOISE = typer.Option(
     help="e.g. symmetric:0.8, cifar10n-worse; asymmetric:0.4 is the paper's,"
     " in_place:0.4 (cifar10) and blocks:0.4 (cifar100) the released code's"
@@ -121,41 +108,6 @@ def _recorded(job: sweep.Job, out: Path) -> dict | None:
     found = record.read_record(path)
     sweep.refuse_other(found, job.plan, path)
     job.checkpoint(out).unlink(missing_ok=True)
-    return found
-
-# %% ../../nbs/19_cli.ipynb #510173f1
-def _left(count: int, stopped: list[str]) -> str:
-    "What a command that ran out of time has not done."
-    begun = f" ({'; '.join(stopped)})" if stopped else ""
-    return f"time is up: {count} left{begun}; the same command goes on"
-
-# %% ../../nbs/19_cli.ipynb #dbdeb77d
-def _work(
-    jobs: list[sweep.Job],
-    out: Path,
-    keep: Callable[[dict], Any],
-    minutes: float | None,
-    device: str | None,
-    there: Sequence[str] = (),
-    **how: Any,
-) -> sweep.Outcome:
-    "Does the runs; says how long it will take, what is there, what is left."
-    for dataset in {job.plan.dataset for job in jobs}:
-        data.load(dataset)  # what is missing is said once, not by each run
-    plans = [job.plan for job in jobs]
-    known = duration.together(plans, device, out) if jobs else "nothing to do"
-    typer.echo(known or "no run like these is recorded on this hardware yet")
-    typer.echo("\n".join([HEAD, *there]))
-    end = minutes and time.monotonic() + 60 * minutes - 3  # some seconds early
-    options = {"device": device, "clock": sweep.Clock(end)}
-    if not known and how.get("at_once", 1) == 1:
-        epochs = plans[0].protocol.epochs
-        options["watch"] = duration.say_duration(epochs, typer.echo)
-    one = lambda job: _line(sweep.do(job, out, keep, **options))
-    found = sweep.work(jobs, one, typer.echo, clock=options["clock"], **how)
-    remain = len(jobs) - len(found.done) - len(found.failed)
-    if remain:
-        typer.echo(_left(remain, found.stopped))
     return found
 
 # %% ../../nbs/19_cli.ipynb #4dce9f32
@@ -188,11 +140,28 @@ def run(
     jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
     # All are looked for first: a refusal comes before hours are spent.
     there = [_recorded(job, out) for job in jobs]
-    done = [_line(before, "kept") for before in filter(None, there)]
+    done = [run_line(before, "kept") for before in filter(None, there)]
     new = [job for job, before in zip(jobs, there, strict=True) if not before]
     keep = partial(record.write_record, folder=out)
-    _work(new, out, keep, minutes, device, done, strict=True)
+    do_jobs(new, out, keep, minutes, done, device=device, strict=True)
     typer.echo(f"records are in {out}")
+
+# %% ../../nbs/19_cli.ipynb #d4a54b4a
+def _engine(name: str, at_once: int | None) -> dict[str, Any]:
+    "What `do_jobs` is told of the engine."
+    if name == "ray":
+        return {"engine": work_on_ray, "at_once": at_once}
+    if name != "local":
+        raise ValueError(f"--engine must be local or ray, got {name!r}")
+    return {"at_once": at_once or 1}
+
+
+def _say_again(jobs: list[sweep.Job], file: Path) -> None:
+    "Says how many of the jobs failed before."
+    before = failures(file)
+    if again := sum((j.name, j.plan.at) in before for j in jobs):
+        why = file.with_suffix(".failed")
+        typer.echo(f"{again} of them failed before; {why} says why")
 
 # %% ../../nbs/19_cli.ipynb #172d2239
 @app.command("sweep")
@@ -201,24 +170,32 @@ def do_sweep(
     out: _Out = Path("runs"),
     minutes: _Minutes = None,
     at_once: Annotated[
-        int, typer.Option(help="runs side by side", min=1, max=16)
-    ] = 1,
+        int | None, typer.Option(help="runs side by side", min=1, max=256)
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: a cluster (RAY_ADDRESS)")
+    ] = "local",
     scale: Scale = None,
     device: Annotated[str | None, typer.Option(help="cuda | cpu")] = None,
 ) -> None:
     """Does the runs of a list, in its order; adds a record a run to one file.
 
     Stopped at any time, the same command goes on. A run that fails is named,
-    and the next one begins.
+    NAME.failed says why, and the next one begins; the next start tries it
+    again. Several sweeps may share a folder: none does a run of another.
 
     Example: epsbook sweep cifar10_paper --minutes 10 --at-once 4
     """
+    how = {"device": device} | _engine(engine, at_once)
     jobs, file = sweep.read_list(name, scale), out / f"{Path(name).stem}.jsonl"
     _folder(out)
+    claims = Claims(file)
     waiting = sweep.left(jobs, file)
     typer.echo(f"{len(jobs)} runs, {len(waiting)} to do")
+    _say_again(waiting, file)
     keep = partial(record.append_record, file=file)
-    found = _work(waiting, out, keep, minutes, device, at_once=at_once)
+    found = do_jobs(waiting, out, keep, minutes, claims=claims, **how)
+    claims.close()
     typer.echo(f"records are in {file}")
     if found.failed:
         raise ValueError(f"{len(found.failed)} of {len(waiting)} runs failed")

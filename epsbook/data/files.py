@@ -5,7 +5,9 @@
 # %% ../../nbs/library/data/files.ipynb #fc278fbd
 from __future__ import annotations
 
+import copy
 import errno
+import functools
 import hashlib
 import os
 import shutil
@@ -43,6 +45,12 @@ def _cache_folder() -> Path:
     return Path(base or Path.home() / ".cache") / "epsbook"
 
 # %% ../../nbs/library/data/files.ipynb #216add58
+@functools.cache
+def _read_once() -> dict[str, dict[str, Any]]:
+    text = files("epsbook.assets").joinpath("files.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
 def registry() -> dict[str, dict[str, Any]]:
     """What is known of each file, by name: see `epsbook/assets/files.toml`.
 
@@ -51,8 +59,7 @@ def registry() -> dict[str, dict[str, Any]]:
     bibliography), by_hand (what to do without a network), and for features
     made_from (a name).
     """
-    text = files("epsbook.assets").joinpath("files.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    return copy.deepcopy(_read_once())
 
 
 def entry(name: str) -> dict[str, Any]:

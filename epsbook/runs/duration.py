@@ -5,27 +5,33 @@
 # %% ../../nbs/library/runs/duration.ipynb #bb087e04
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
+from tqdm import tqdm
+
+from ..data.files import watched
 from .plan import Plan
 from .record import read_records
 from ..train.checks import find_device
 from ..train.machine import hardware
 
 # %% auto #0
-__all__ = ['expected', 'together', 'say_duration']
+__all__ = ['expected', 'together', 'say_duration', 'say_above', 'Bar', 'Clock']
 
 # %% ../../nbs/library/runs/duration.ipynb #e27db3ba
-def _of(plan: Plan, device: str, record: dict) -> bool:
+def _of(plan: Plan, device: str, machine: dict, record: dict) -> bool:
     "Whether a record is of such a run on this hardware, for any epochs."
     found = record["protocol"]
+    if (record["dataset"], record["hardware"]) != (plan.dataset, machine):
+        return False
     asked = replace(plan.protocol.resolved(device), epochs=found["epochs"])
-    same = record["dataset"], record["hardware"]
-    return same == (plan.dataset, hardware(device)) and asked.fits(found)
+    return asked.fits(found)
 
 
 def expected(
@@ -46,7 +52,8 @@ def expected(
         found = read_records(f"{plan.dataset}_*", folder)
     except FileNotFoundError:
         return None
-    found = [r for r in found if _of(plan, device, r)]
+    machine = hardware(device)
+    found = [r for r in found if _of(plan, device, machine, r)]
     epochs = [r["seconds"] / r["protocol"]["epochs"] for r in found]
     return median(epochs) * plan.protocol.epochs if epochs else None
 
@@ -96,3 +103,98 @@ def say_duration(
             say(f"about {(ends[1] - ends[0]) * epochs:.0f} s a run")
 
     return watch
+
+# %% ../../nbs/library/runs/duration.ipynb #d0e667a9
+def say_above(line: str, say: Callable[[str], None]) -> None:
+    """Says a line above a bar, if there is one."""
+    with tqdm.external_write_mode():
+        say(line)
+
+
+def _bar(total: int) -> tqdm:
+    hidden = not watched() or "TQDM_DISABLE" in os.environ
+    return tqdm(total=total, unit="epoch", smoothing=0, disable=hidden)
+
+
+def _move(bar: tqdm, new: int, found: bool) -> None:
+    "So many epochs more; `found`, not done now, are not counted as fast."
+    if bar.disable:
+        bar.n += new
+        return
+    bar.initial += new if found else 0
+    bar.update(new)
+
+# %% ../../nbs/library/runs/duration.ipynb #4667bd02
+class Bar:
+    """One bar over the epochs of many runs, with the time that is left.
+
+    Quiet where nobody looks; threads may share it. `epochs`: of each run,
+    by its name.
+    """
+
+    def __init__(self, epochs: Mapping[str, int]) -> None:
+        self.left, self.lock = dict(epochs), threading.Lock()
+        self.bar = _bar(sum(epochs.values()))
+
+    def watch(self, name: str) -> Callable[[list], None]:
+        """A `watch` for `fit`: counts the epochs of this run."""
+        size, calls = self.left[name], []
+
+        def watch(rows: list) -> None:
+            found = not calls and len(rows) > 1  # by a checkpoint
+            calls.append(len(rows))
+            self._count(name, size - len(rows), found)
+
+        return watch
+
+    def ended(self, name: str, done: bool = True) -> None:
+        """A run has ended: what is left of it is done, or never will be."""
+        if done:
+            return self._count(name, 0)
+        with self.lock:
+            self.bar.total -= self.left.pop(name)
+            self.bar.refresh()
+
+    def _count(self, name: str, left: int, found: bool = False) -> None:
+        with self.lock:
+            new, self.left[name] = max(0, self.left.get(name, 0) - left), left
+            _move(self.bar, new, found)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self.bar.close()
+
+# %% ../../nbs/library/runs/duration.ipynb #83acdb12
+@dataclass
+class Clock:
+    """When to end, and what a run needs to get anywhere.
+
+    Args:
+        until: a time of `time.monotonic`; None for no end.
+        first: seconds from the start of a run to the end of its first epoch,
+            the most that was seen.
+    """
+
+    until: float | None = None
+    first: float = 0.0
+
+    def is_late(self) -> bool:
+        """Whether a run that began now would not end its first epoch."""
+        if self.until is None:
+            return False
+        return time.monotonic() + self.first > self.until
+
+    def watch(
+        self, also: Callable[[list], None] | None = None
+    ) -> Callable[[list], None]:
+        """A `watch` for the `fit` of a run that begins now; calls `also`."""
+        start = time.monotonic()
+
+        def note(rows: list) -> None:
+            if len(rows) == 1:
+                took = time.monotonic() - start
+                self.first = max(self.first, took)
+            if also:
+                also(rows)
+
+        return note

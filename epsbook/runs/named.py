@@ -12,6 +12,7 @@ from ..data.files import home
 from ..noise import CIFAR10_MAP, CIFAR100_BLOCKS, CIFAR100_SUPERCLASSES
 from ..noise import MNIST_MAP, NoiseSpec, in_place_transition
 from ..noise.transition import fixed_labels
+from . import record
 
 # %% auto #0
 __all__ = ['named_noise', 'recipe_noise', 'run_name']
@@ -47,21 +48,35 @@ def _rate(text: str, noise_text: str) -> float:
         )
     return float(text)
 
-
+# %% ../../nbs/library/runs/named.ipynb #9b918054
 def _fixed(name: str, dataset: str) -> NoiseSpec:
     owner = name.split("-")[0].removesuffix("n")
     if home(dataset) != owner:
         raise ValueError(f"labels {name!r} are for {owner}, not {dataset}")
     return NoiseSpec.fixed(name)
 
+
+def _counted() -> dict[str, list]:
+    "Labels given once whose counts, true class by given, came with the book."
+    found = [record.measured(f"labels-{x}") for x in ("cifar10n", "instance")]
+    return {k: v for file in found for k, v in file["counts"].items()}
+
+
+def _twin(name: str, dataset: str) -> NoiseSpec:
+    "The matrix of such labels, for labels that depend on the class alone."
+    _fixed(name, dataset)  # refuses other data
+    rows = [[n / sum(row) for n in row] for row in _counted()[name]]
+    return NoiseSpec.from_transition(rows)
+
 # %% ../../nbs/library/runs/named.ipynb #f1ddc34d
 def named_noise(noise_text: str, dataset: str) -> NoiseSpec:
     """The noise called `noise_text`, such as "symmetric:0.8" or "clean".
 
     Args:
-        noise_text: "clean", a name of labels such as "cifar10n-worse", or one
-            of symmetric, inclusive, pair, asymmetric, in_place, blocks and
-            instance with a rate, as in "symmetric:0.8". "asymmetric" is what
+        noise_text: "clean", a name of labels such as "cifar10n-worse", the
+            same after "twin-" for their matrix, or one of symmetric,
+            inclusive, pair, asymmetric, in_place, blocks and instance with
+            a rate, as in "symmetric:0.8". "asymmetric" is what
             papers write; "in_place" (CIFAR-10) and "blocks" (CIFAR-100) are
             what released codes draw under that name, and their numbers with it.
         dataset: decides what "asymmetric" maps to what.
@@ -74,10 +89,14 @@ def named_noise(noise_text: str, dataset: str) -> NoiseSpec:
         return NoiseSpec.clean()
     if not colon and name in fixed_labels():
         return _fixed(name, dataset)
+    of = name.removeprefix("twin-")
+    if not colon and name != of and of in _counted():
+        return _twin(of, dataset)
     if name not in (*_RATED, "asymmetric"):
         known = ", ".join(["clean", "asymmetric:RATE"])
         known += "".join(f", {n}:RATE" for n in _RATED)
         known += "".join(f", {n}" for n in fixed_labels())
+        known += "".join(f", twin-{n}" for n in _counted())
         raise ValueError(f"no noise {noise_text!r}; known: {known}")
     if name in _ONLY and _ONLY[name] != home(dataset):
         raise ValueError(f"noise {name!r} is for {_ONLY[name]} only")

@@ -101,6 +101,18 @@ def _about(r: Recipe, dataset: str, spec: NoiseSpec) -> dict[str, Any]:
         "exact": _is_exact(r, dataset, spec),
     }
 
+
+def _look_up(
+    method: str, dataset: str, spec: NoiseSpec, recipe_of: str | None
+) -> tuple[list[dict], dict[str, Any]]:
+    "The terms of a published method, and what a record says of them."
+    try:
+        found = _recipe(method, dataset, spec, recipe_of)
+    except ValueError as error:
+        more = _elsewhere(method, dataset, spec)
+        raise ValueError(f"{method} for {dataset}: {error}{more}") from None
+    return found.terms, _about(found, dataset, spec)
+
 # %% ../../nbs/library/runs/plan.ipynb #121bad6c
 @dataclass
 class _Names:
@@ -112,6 +124,7 @@ class _Names:
     at: str | None = None
     recipe_of: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
+    own: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.dataset not in data.DATASETS:
@@ -120,15 +133,20 @@ class _Names:
         self.at = self.at or scale()
         self.protocol = protocol_for(self.dataset, self.at, **self.changes)
         self.spec = named_noise(self.noise, self.dataset)
-        asked = self.method, self.dataset, self.spec
-        try:
-            found = _recipe(*asked, self.recipe_of)
-        except ValueError as error:
-            asked = f"{self.method} for {self.dataset} with {self.noise}"
-            more = _elsewhere(self.method, self.dataset, self.spec)
-            raise ValueError(f"{asked}: {error}{more}") from None
-        self.terms = found.terms
-        self.recipe = _about(found, self.dataset, self.spec)
+        if self.own is None:
+            self.terms, self.recipe = self._published()
+            return
+        if any(r.method == self.method for r in known_recipes()):
+            raise ValueError(
+                f"{self.method} has published parameters: name yours otherwise"
+            )
+        build_loss(self.own)
+        self.terms, self.recipe = self.own, None
+
+    def _published(self) -> tuple[list[dict], dict[str, Any]]:
+        "The terms, and where they come from."
+        return _look_up(self.method, self.dataset, self.spec, self.recipe_of)
+
 
 # %% ../../nbs/library/runs/plan.ipynb #60b8d3f1
 class _Recorded(_Names):
@@ -170,6 +188,7 @@ class Plan(_Recorded):
         at: the scale; by default the one in force.
         recipe_of: the data set whose recipe is used; else `recipe` is nearest.
         changes: fields of the protocol to set otherwise.
+        own: terms of `epsbook.losses.build_loss`, for a `method` that you name.
 
     Raises:
         ValueError: no such name; the known ones are listed.
@@ -183,7 +202,9 @@ class Plan(_Recorded):
         options = {"label": label} | options
         d = data.load(self.dataset)
         made = fit(d, self.spec, loss, self.protocol, seed, **options)
-        return head | {"recipe": self.recipe} | made
+        recipe = {"recipe": self.recipe} if self.recipe else {}
+        return head | recipe | made
+
 
 # %% ../../nbs/library/runs/plan.ipynb #11f1f789
 def run(

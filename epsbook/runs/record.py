@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['read_record', 'record_name', 'write_record', 'append_record', 'read_lines', 'read_records', 'records', 'curves',
-           'measured']
+__all__ = ['read_record', 'record_name', 'write_record', 'append_record', 'read_lines', 'record_files', 'read_file',
+           'read_records', 'records', 'curves', 'measured']
 
 # %% ../../nbs/library/runs/record.ipynb #6c7bf784
 _NAME = "{experiment}-{method}-seed{seed}"
@@ -41,7 +41,11 @@ def read_record(file: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is none; the message names the file.
     """
-    return _parsed(file.read_text("utf-8"), str(file))
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise _none(str(file), error) from None
+    return _checked(found, str(file))
 
 
 def record_name(record: dict) -> str:
@@ -49,14 +53,17 @@ def record_name(record: dict) -> str:
     return _NAME.format(**record)
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
+def _none(where: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{where} is not a record ({error}): delete it and make it again"
+    )
+
+
+def _checked(found: Any, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(text)
-        return {k: record[k] for k in _ALWAYS} | record
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{where} is not a record ({error}): delete it and make it again"
-        ) from None
+        return {k: found[k] for k in _ALWAYS} | found
+    except (KeyError, TypeError) as error:
+        raise _none(where, error) from None
 
 # %% ../../nbs/library/runs/record.ipynb #a199e168
 def write_record(record: dict, folder: str | Path) -> Path:
@@ -111,10 +118,10 @@ def read_lines(file: str | Path) -> list[dict[str, Any]]:
     text = path.read_text("utf-8") if path.exists() else ""
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            json.loads(line)
+            read = json.loads(line)
         except ValueError:
             continue
-        found.append(_parsed(line, f"{path}, line {number},"))
+        found.append(_checked(read, f"{path}, line {number},"))
     return found
 
 # %% ../../nbs/library/runs/record.ipynb #6348bfd0
@@ -126,14 +133,25 @@ def _came_with() -> Traversable:
         return files("epsbook").joinpath("../results")
 
 # %% ../../nbs/library/runs/record.ipynb #d56ef46c
-def _matching(file: Path, pattern: str) -> list[dict]:
-    "Records in `file` whose name matches."
+def record_files(folder: str | Path | None = None) -> list[Path]:
+    "What may hold records in `folder`; by default, what came with the book."
+    where = _came_with() if folder is None else Path(folder)
+    inside = where.iterdir() if where.is_dir() else ()
+    found = sorted(Path(str(file)) for file in inside)
+    return [file for file in found if file.suffix in (".json", ".jsonl")]
+
+
+def read_file(file: Path, pattern: str = "*-seed*") -> list[dict[str, Any]]:
+    """Records in a file whose name matches; a `.jsonl` holds many.
+
+    Raises:
+        ValueError: what has that name is no record.
+    """
     if file.suffix == ".json":
         return [read_record(file)] if fnmatchcase(file.stem, pattern) else []
-    lines = read_lines(file) if file.suffix == ".jsonl" else []
-    return [r for r in lines if fnmatchcase(record_name(r), pattern)]
+    return [r for r in read_lines(file) if fnmatchcase(record_name(r), pattern)]
 
-
+# %% ../../nbs/library/runs/record.ipynb #d56ef46d
 def read_records(
     name: str, folder: str | Path | None = None, at: str | None = None
 ) -> list[dict[str, Any]]:
@@ -146,12 +164,11 @@ def read_records(
     Raises:
         FileNotFoundError: there are none; says how to make them.
     """
-    where = _came_with() if folder is None else Path(folder)
-    inside = where.iterdir() if where.is_dir() else ()
-    held = sorted(Path(str(file)) for file in inside)
-    found = [r for file in held for r in _matching(file, f"{name}-*-seed*")]
+    held = record_files(folder)
+    found = [r for file in held for r in read_file(file, f"{name}-*-seed*")]
     found = [r for r in found if at in (None, r["scale"])]
     if not found:
+        where = _came_with() if folder is None else folder
         raise FileNotFoundError(
             f"no records of {name!r} in {where}: make them with "
             f"`epsbook repeat {name} --out FOLDER`"

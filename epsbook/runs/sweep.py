@@ -5,11 +5,11 @@
 # %% ../../nbs/18_sweeps.ipynb #f128f564
 from __future__ import annotations
 
+import glob
 import itertools
 import threading
-import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import torch
 
 from . import record
+from .duration import Clock
 from .plan import Plan
 from ..train.checkpoint import repeatable
 from ..train.progress import OutOfTime
 
 # %% auto #0
-__all__ = ['Job', 'read_list', 'Clock', 'Outcome', 'work', 'refuse_other', 'left', 'do']
+__all__ = ['FAILURES', 'Job', 'read_list', 'Outcome', 'in_words', 'work', 'refuse_other', 'left', 'train', 'finish', 'do']
 
 # %% ../../nbs/18_sweeps.ipynb #079fbd95
 class Job(NamedTuple):
@@ -43,14 +44,18 @@ class Job(NamedTuple):
         """The file that holds what is done of the run."""
         return folder / f"{self.name}-{self.plan.at}.pt"
 
-
+# %% ../../nbs/18_sweeps.ipynb #b10c0f18
 def _block(shared: dict[str, Any], block: dict[str, Any]) -> Iterator[tuple]:
     "Seed, noise and loss of each run of a block."
     values = shared | block
     names = [values.pop(name) for name in ("seeds", "noises", "losses")]
     dataset, at = values.pop("dataset"), values.pop("scale")
+    terms, plans = values.pop("terms", {}), {}
     for seed, noise, loss in itertools.product(*names):
-        yield Plan(dataset, noise, loss, at, **values), seed
+        if (noise, loss) not in plans:  # one plan serves all seeds
+            asked = values | {"own": terms.get(loss)}
+            plans[noise, loss] = Plan(dataset, noise, loss, at, **asked)
+        yield plans[noise, loss], seed
 
 # %% ../../nbs/18_sweeps.ipynb #ae626b38
 def read_list(name: str | Path, at: str | None = None) -> list[Job]:
@@ -60,7 +65,8 @@ def read_list(name: str | Path, at: str | None = None) -> list[Job]:
         name: a list that comes with the book, such as "cifar10_paper", or a
             TOML file: `dataset`, `scale`, then blocks `[[runs]]` with
             `losses`, `noises` and `seeds`; and, on top or in a block,
-            `recipe_of` and `changes` of `Plan`.
+            `recipe_of` and `changes` of `Plan`, and `terms`, a table of
+            losses of your own: a name and what `Plan` calls `own`.
         at: another scale than the list's.
 
     Raises:
@@ -89,41 +95,6 @@ def _text(name: str | Path) -> str:
     names = ", ".join(x for x in known if (held / f"list_{x}.toml").is_file())
     raise ValueError(f"no list {str(name)!r}; known: {names}, or a .toml file")
 
-# %% ../../nbs/18_sweeps.ipynb #2852d49a
-@dataclass
-class Clock:
-    """When to end, and what a run needs to get anywhere.
-
-    Args:
-        until: a time of `time.monotonic`; None for no end.
-        first: seconds from the start of a run to the end of its first epoch,
-            the most that was seen.
-    """
-
-    until: float | None = None
-    first: float = 0.0
-
-    def is_late(self) -> bool:
-        """Whether a run that began now would not end its first epoch."""
-        if self.until is None:
-            return False
-        return time.monotonic() + self.first > self.until
-
-    def watch(
-        self, also: Callable[[list], None] | None = None
-    ) -> Callable[[list], None]:
-        """A `watch` for the `fit` of a run that begins now; calls `also`."""
-        start = time.monotonic()
-
-        def note(rows: list) -> None:
-            if len(rows) == 1:
-                took = time.monotonic() - start
-                self.first = max(self.first, took)
-            if also:
-                also(rows)
-
-        return note
-
 # %% ../../nbs/18_sweeps.ipynb #2aab5ff0
 @dataclass
 class Outcome:
@@ -133,7 +104,7 @@ class Outcome:
     stopped: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-
+# %% ../../nbs/18_sweeps.ipynb #b10c0f19
 def _next(waiting: Iterator, lock: threading.Lock, clock: Clock):
     "The next job, or None when there is none or no time."
     with lock:
@@ -141,15 +112,28 @@ def _next(waiting: Iterator, lock: threading.Lock, clock: Clock):
 
 # %% ../../nbs/18_sweeps.ipynb #fb77006d
 # What data, settings or arithmetic can do; all else is a fault of the code.
-_FAILURES = (ValueError, RuntimeError, OSError, ArithmeticError)
+FAILURES = (
+    ValueError,
+    RuntimeError,
+    OSError,
+    ArithmeticError,
+    MemoryError,
+)
 
 
+def in_words(error: Exception) -> str:
+    "What went wrong, and of which kind it is, in one line."
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+# %% ../../nbs/18_sweeps.ipynb #b10c0f20
 def _worker(
     one: Callable[[Any], str],
     take: Callable[[], Any],
     say: Callable[[str], None],
     found: Outcome,
     mild: tuple[type[Exception], ...],
+    fail: Callable[[Any, str], Any],
 ) -> None:
     "Does jobs as long as there are some."
     own = torch.cuda.is_available()
@@ -162,6 +146,7 @@ def _worker(
                 found.stopped.append(f"{job.name}: {error}")
             except mild as error:
                 found.failed.append(f"{job.name}: {error}")
+                fail(job, in_words(error))
                 say(f"FAILED {found.failed[-1]}")
 
 # %% ../../nbs/18_sweeps.ipynb #f4d43335
@@ -188,28 +173,30 @@ def _side_by_side(worker: Callable[[], None], count: int) -> None:
 
 # %% ../../nbs/18_sweeps.ipynb #48e00bd1
 def work(
-    jobs: list[Job],
+    jobs: Iterable[Job],
     one: Callable[[Job], str],
     say: Callable[[str], None] = print,
     *,
     clock: Clock | None = None,
     at_once: int = 1,
     strict: bool = False,
+    fail: Callable[[Any, str], Any] = lambda job, error: None,
 ) -> Outcome:
     """Does `one(job)` for each job, in order.
 
     Args:
-        jobs: each with a `name`.
+        jobs: each with a `name`; taken one by one.
         one: does a run; returns a line on it. May raise `OutOfTime`.
         say: called with each line.
         clock: when it is late, no job is begun.
         at_once: so many side by side, in threads.
         strict: raise what a run raises, in place of noting it as failed.
+        fail: called with a job that failed and why.
     """
     found, waiting = Outcome(), iter(jobs)
     take = partial(_next, waiting, threading.Lock(), clock or Clock())
-    mild = () if strict else _FAILURES
-    worker = partial(_worker, one, take, say, found, mild)
+    mild = () if strict else FAILURES
+    worker = partial(_worker, one, take, say, found, mild, fail)
     if at_once == 1:
         worker()
         return found
@@ -230,7 +217,7 @@ def refuse_other(found: dict, plan: Plan, where: str | Path) -> None:
             "name another folder with --out"
         )
 
-
+# %% ../../nbs/18_sweeps.ipynb #b10c0f21
 def left(jobs: list[Job], file: Path) -> list[Job]:
     """Jobs that have no record in the file of JSON lines.
 
@@ -239,17 +226,46 @@ def left(jobs: list[Job], file: Path) -> list[Job]:
     """
     name = record.record_name
     held = {(name(r), r["scale"]): r for r in record.read_lines(file)}
-    waiting = []
+    waiting, done = [], set()
     for job in jobs:
         before = held.get((job.name, job.plan.at))
         if before:
             refuse_other(before, job.plan, file)
-            job.checkpoint(file.parent).unlink(missing_ok=True)
+            done.add(job.checkpoint(file.parent).stem)
         else:
             waiting.append(job)
+    for path in file.parent.glob("*.pt*"):
+        if path.name.partition(".pt")[0] in done:
+            path.unlink(missing_ok=True)  # or what a kill left of one
     return waiting
 
 # %% ../../nbs/18_sweeps.ipynb #3b138508
+def train(
+    job: Job, folder: Path, clock: Clock | None = None, **options: Any
+) -> dict[str, Any]:
+    """One run: its record, not yet written; its checkpoint stays in `folder`.
+
+    The clock learns what a first epoch takes; `options` are those of `fit`.
+    """
+    clock = clock or Clock()
+    watch = clock.watch(options.get("watch"))
+    options |= {"until": clock.until, "watch": watch}
+    kept = job.checkpoint(folder)
+    return job.plan.run(job.seed, checkpoint=kept, **options)
+
+# %% ../../nbs/18_sweeps.ipynb #b10c0f22
+def finish(
+    job: Job, folder: Path, keep: Callable[[dict], Any], new: dict
+) -> dict[str, Any]:
+    """Has `keep` write the record `new`, and only then ends the checkpoint."""
+    keep(new)
+    kept = job.checkpoint(folder)
+    halves = folder.glob(f"{glob.escape(kept.name)}.*.part")
+    for path in [kept, *halves]:  # halves: what kills left of one
+        path.unlink(missing_ok=True)
+    return new
+
+# %% ../../nbs/18_sweeps.ipynb #b10c0f23
 def do(
     job: Job,
     folder: Path,
@@ -257,19 +273,5 @@ def do(
     clock: Clock | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """One run: its record, which `keep` writes.
-
-    Args:
-        job: what is run.
-        folder: holds the checkpoint until the record is written.
-        keep: called with the record.
-        clock: when to end; it learns what a first epoch takes.
-        options: of `fit`.
-    """
-    kept, clock = job.checkpoint(folder), clock or Clock()
-    watch = clock.watch(options.get("watch"))
-    options |= {"until": clock.until, "watch": watch}
-    new = job.plan.run(job.seed, checkpoint=kept, **options)
-    keep(new)
-    kept.unlink(missing_ok=True)
-    return new
+    """`train` and `finish`: one run, whose record `keep` writes."""
+    return finish(job, folder, keep, train(job, folder, clock, **options))

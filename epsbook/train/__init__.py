@@ -172,7 +172,7 @@ def _train(
     run: _Run,
     s: Split,
     about: dict,
-    label: str,
+    label: str | None,
     file: str | Path | None,
     watch: Callable[[list], None] | None,
     until: float | None,
@@ -265,7 +265,7 @@ def fit(
     protocol: Protocol,
     seed: int,
     device: str | None = None,
-    label: str = "",
+    label: str | None = "",
     *,
     checkpoint: str | Path | None = None,
     watch: Callable[[list], None] | None = None,
@@ -278,7 +278,7 @@ def fit(
         d, spec: images, and what is done to their training labels.
         loss, protocol: with reduction "mean"; how the network is trained.
         seed: draws labels, split, weights and batches, and for the loss.
-        device, label: by default "cuda" if it is there; name of the bar.
+        device, label: by default "cuda" if it is there; bar's name, if any.
         checkpoint: a file to write; who finds it tells watch and goes on.
         watch: gets all measurements after each epoch; may anneal the loss.
         until: a `time.monotonic` to end by (OutOfTime), with a checkpoint.

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = ['epochs_left', 'OutOfTime', 'is_last', 'explain_failure']
 
 # %% ../../nbs/library/train/progress.ipynb #d23b7700
-def epochs_left(done: int, epochs: int, label: str) -> Iterator[tqdm]:
-    "The progress bar, once for each epoch that is left."
-    hidden = not watched() or "TQDM_DISABLE" in os.environ
+def epochs_left(
+    done: int, epochs: int, label: str | None
+) -> Iterator[tqdm]:
+    "The bar, once for each epoch that is left; no label, no bar."
+    hidden = label is None or not watched() or "TQDM_DISABLE" in os.environ
     with tqdm(total=epochs, initial=done, desc=label, disable=hidden) as bar:
         for _ in range(done, epochs):
             yield bar

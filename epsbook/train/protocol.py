@@ -5,6 +5,7 @@
 # %% ../../nbs/library/train/protocol.ipynb #f3a29f8b
 from __future__ import annotations
 
+import functools
 import math
 import tomllib
 from dataclasses import dataclass, fields, replace
@@ -140,6 +141,7 @@ class Protocol(_Recorded):
     """
 
 # %% ../../nbs/library/train/protocol.ipynb #907be2d9
+@functools.cache
 def _tables() -> dict[str, dict]:
     text = files("epsbook.assets").joinpath("protocols.toml")
     return tomllib.loads(text.read_text("utf-8"))

@@ -54,6 +54,19 @@ TABLE = [
         for name in fixed_labels()
     ),
 ]
+COUNTED = {
+    name: counts
+    for which in ("cifar10n", "instance")
+    for name, counts in record.measured(f"labels-{which}")["counts"].items()
+}
+TABLE += [
+    (
+        f"twin-{name}",
+        "cifar10",
+        NoiseSpec.from_transition(torch.tensor(counts, dtype=torch.float64) / 5000),
+    )
+    for name, counts in COUNTED.items()
+]
 NAMES = [(text, dataset) for text, dataset, _ in TABLE]
 
 
@@ -83,6 +96,17 @@ def test_every_named_noise_survives_json(text, dataset):
 def test_named_noise_fits_the_classes_of_its_data(text, dataset, k):
     given = named_noise(text, dataset).corrupt(torch.arange(100 * k) % k, k, 1)
     assert len(given.unique()) <= k and given.max() < k
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_twin_has_the_counts_of_its_original(name):
+    true = torch.arange(50_000) % 10
+    spec = named_noise(f"twin-{name}", "cifar10_patches")
+    given = spec.corrupt(true, 10, seed=1)
+    counts = (10 * true + given).bincount(minlength=100).reshape(10, 10)
+    assert counts.tolist() == COUNTED[name]
+    assert fixed_labels()[name]["wrong"] == 50_000 - counts.trace()
+    assert not torch.equal(given, spec.corrupt(true, 10, seed=2))
 
 
 def test_released_variants_are_not_what_the_papers_say():
@@ -115,6 +139,9 @@ def test_released_variants_are_not_what_the_papers_say():
         ("cifar100n-fine", "cifar10", "are for cifar100, not cifar10"),
         ("in_place:2", "cifar10", r"rate must lie in \[0, 1\]"),
         ("blocks:0.4", "mnist", "'blocks' is for cifar100 only"),
+        ("twin-cifar10n-worse", "cifar100", "'cifar10n-worse' are for cifar10, not"),
+        ("twin-cifar10n-worse:0.4", "cifar10", "no noise 'twin-cifar10n-worse:0.4'"),
+        ("twin-clean", "cifar10", "no noise 'twin-clean'"),
         ("blocks:0.4", "cifar10_patches", "'blocks' is for cifar100 only"),
         ("cifar100n-fine", "cifar10_patches", "for cifar100, not cifar10_patches"),
         ("in_place:0.4", "cifar100", "'in_place' is for cifar10 only"),

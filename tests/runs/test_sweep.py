@@ -11,8 +11,10 @@ from typing import NamedTuple
 import pytest
 
 from epsbook import train
+from epsbook.losses.recipes import known_recipes
 from epsbook.runs import record, sweep
 from epsbook.runs.sweep import Clock, Outcome, read_list, work
+from epsbook.runs.table import parts, published
 from epsbook.train import models
 from epsbook.train.checkpoint import repeatable, weights_sha256
 
@@ -55,12 +57,35 @@ def test_losses_turn_fastest_then_noises_then_seeds_and_none_is_twice(few):
     assert found[8:] == [("ce_eps+mae", high, 1)]
 
 
-@pytest.mark.parametrize("name", ["cifar10_paper"])
-def test_lists_of_the_book_can_be_run(name):
-    found = read_list(name)
+LISTS = {
+    "cifar10_paper": ("wang2024eps_table2", "ce gce nce+rce ce_eps+mae"),
+    "cifar100_paper": ("wang2024eps_table2", "ce gce nce+agce ce_eps+mae"),
+    "cifar10n_paper": ("wang2024eps_table4", "ce_eps+mae ce"),
+    "cifar100n_paper": ("wang2024eps_table4", "ce_eps+mae ce"),
+    "cifar10_instance": ("wang2024eps_table8", "ce gce nce+agce ce_eps+mae"),
+    "cifar100_instance": ("wang2024eps_table8", "ce gce nce+agce ce_eps+mae"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_the_book_begins_with_its_worth_and_has_the_whole_table(name):
+    table, first = LISTS[name]
+    found, first = read_list(name), first.split()
     assert len({job.name for job in found}) == len(found)
-    four = ["ce", "gce", "nce+rce", "ce_eps+mae"]
-    assert names(found[:4]) == [(m, "symmetric:0.8", 1) for m in four]
+    noise = found[0].plan.noise
+    assert names(found[: len(first)]) == [(m, noise, 1) for m in first]
+    about, have = published()[table], {r.method for r in known_recipes()}
+    ((_, noises, rows),) = [x for x in parts(table) if x[0] == found[0].plan.dataset]
+    drawn = about.get("drawn", {}).get(found[0].plan.dataset, "asymmetric")
+    wanted = {
+        (method, noise.replace("asymmetric", drawn), seed)
+        for method in rows.keys() & have
+        for noise in noises
+        for seed in range(1, about["runs"] + 1)
+    }
+    assert wanted <= set(names(found))
+    assert all(job.plan.changes == about.get("changes", {}) for job in found)
+    assert all(job.plan.at == "paper" for job in found)
 
 
 @pytest.mark.parametrize(
@@ -239,3 +264,39 @@ def test_a_run_that_ends_leaves_the_weights_of_one_that_begins(monkeypatch):
     monkeypatch.setattr(models, "build", slow)
     assert weights_sha256(train._built("digits_net", 10, 1).state_dict()) == want
     thread.join()
+
+
+def test_losses_of_your_own_in_a_list(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(
+        'dataset = "digits"\nscale = "smoke"\n'
+        'terms = { mine = [{ loss = "EpsCELoss", m = 10.0 }] }\n'
+        'runs = [{ losses = ["mine"], noises = ["clean"], seeds = [1] }]\n'
+    )
+    (job,) = sweep.read_list(file)
+    assert job.plan.terms == [{"loss": "EpsCELoss", "m": 10.0}]
+    kept = []
+    sweep.do(job, tmp_path, kept.append)
+    assert kept[0]["method"] == "mine" and "recipe" not in kept[0]
+    record.append_record(kept[0], tmp_path / "own.jsonl")
+    assert sweep.left([job], tmp_path / "own.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "says"),
+    [
+        ("gce", '[{ loss = "MAELoss" }]', "name yours otherwise"),
+        ("mine", '[{ loss = "Unknown" }]', "unknown loss 'Unknown'"),
+        ("mine", "[]", "at least one term"),
+        ("mine", '[{ loss = "MAELoss", m = 1 }]', "'m'"),
+    ],
+)
+def test_terms_that_make_no_loss_are_refused(tmp_path, name, terms, says):
+    file = tmp_path / "own.toml"
+    file.write_text(
+        'dataset = "digits"\nscale = "smoke"\n'
+        f"terms = {{ {name} = {terms} }}\n"
+        f'runs = [{{ losses = ["{name}"], noises = ["clean"], seeds = [1] }}]\n'
+    )
+    with pytest.raises(ValueError, match=says):
+        sweep.read_list(file)
