@@ -7,8 +7,9 @@ __all__ = ['AELLoss', 'AGCELoss', 'AMSELoss', 'AULLoss', 'BackwardLoss', 'BiTemp
            'BoundedVariationCELoss', 'CELoss', 'ClippedCELoss', 'CurveLoss', 'DMILoss', 'ELRLoss', 'EpsCELoss',
            'EpsFocalLoss', 'FocalLoss', 'ForwardLoss', 'GCELoss', 'GLSLoss', 'JSLoss', 'LDRLoss', 'LogitClipLoss',
            'Loss', 'LossSum', 'MAELoss', 'MSELoss', 'NCELoss', 'NFLLoss', 'NLNLLoss', 'NNCELoss', 'NNFLLoss',
-           'NoiseAdaptationLoss', 'PeerLoss', 'RCELoss', 'SCELoss', 'SparsityLoss', 'TaylorCELoss', 'TemperatureCELoss',
-           'TruncatedGCELoss', 'catalogue', 'eps_softmax', 'epsilon', 'known_recipes', 'recipe', 'tempered_softmax']
+           'NoiseAdaptationLoss', 'PeerLoss', 'RCELoss', 'SCELoss', 'SparsityLoss', 'Suggestion', 'TaylorCELoss',
+           'TemperatureCELoss', 'TruncatedGCELoss', 'catalogue', 'eps_softmax', 'epsilon', 'known_recipes', 'recipe',
+           'suggest', 'tempered_softmax']
 
 # %% ../../nbs/losses.ipynb #5392244c
 from .asymmetric import AELLoss, AGCELoss, AULLoss
@@ -17,6 +18,7 @@ from .between import ClippedCELoss, FocalLoss, GCELoss, MSELoss
 from .between import RCELoss, SCELoss
 from .batch import DMILoss
 from .catalog import catalogue
+from .choosing import Suggestion, suggest
 from .core import CELoss, MAELoss
 from .corners import AMSELoss, SparsityLoss
 from .correction import BackwardLoss, ForwardLoss
@@ -74,6 +76,7 @@ _all_ += [
     "RCELoss",
     "SCELoss",
     "SparsityLoss",
+    "Suggestion",
     "TaylorCELoss",
     "TemperatureCELoss",
     "TruncatedGCELoss",
@@ -82,5 +85,6 @@ _all_ += [
     "epsilon",
     "known_recipes",
     "recipe",
+    "suggest",
     "tempered_softmax",
 ]

@@ -96,8 +96,8 @@ _WHEN |= {
     "wrong way round; a baseline",
     "ForwardLoss": "noise goes from class to class and its matrix is known or "
     "can be estimated: the best there in chapter 14",
-    "GCELoss": "in doubt: one parameter, trains with many classes, forgives "
-    "much; smaller $q$ for more classes",
+    "GCELoss": "people gave the labels, or fewer than half are wrong: one "
+    "parameter, trains with many classes; smaller $q$ for more classes",
     "GLSLoss": "noise is even: $r = 0.8$ is safe from the first step, a "
     "negative rate needs a warm-up",
     "JSLoss": "one number shall lead from CE to MAE, and the ranking must "
@@ -110,7 +110,8 @@ _WHEN |= {
     "classes that are never predicted; not with a hundred",
     "MSELoss": "probabilities matter and no sample may cost more than 2; it "
     "forgives no noise",
-    "NCELoss": "never alone: beside MAE, RCE or another passive loss",
+    "NCELoss": "never alone; beside RCE if you know nothing and have about ten "
+    "classes",
 }
 
 # %% ../../nbs/library/losses/catalog.ipynb #7b20c0a3

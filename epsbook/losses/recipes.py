@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from epsbook.losses.base import Loss
 
 # %% auto #0
-__all__ = ['build_loss', 'Recipe', 'known_recipes', 'find_recipe', 'recipe', 'nearest_rate', 'nearest_recipe']
+__all__ = ['build_loss', 'written', 'Recipe', 'known_recipes', 'find_recipe', 'recipe', 'nearest_rate', 'nearest_recipe']
 
 # %% ../../nbs/library/losses/recipes.ipynb #1ed8b5cb
 def build_loss(terms: list[dict]) -> Loss:
@@ -44,6 +44,20 @@ def _build_term(loss: str, factor: float = 1, **parameters: Any) -> Loss:
     else:
         made = known[loss](**parameters)
     return made if factor == 1 else factor * made
+
+
+def written(terms: list[dict]) -> str:
+    "The constructor of these terms, as one types it."
+
+    def one(loss: str, factor: float = 1, **parameters: Any) -> str:
+        shown = {
+            k: v if isinstance(v, str) else f"{v:g}"
+            for k, v in parameters.items()
+        }
+        inside = ", ".join(f"{k}={v}" for k, v in shown.items())
+        return f"{factor:g} * {loss}({inside})".removeprefix("1 * ")
+
+    return " + ".join(one(**term) for term in terms)
 
 # %% ../../nbs/library/losses/recipes.ipynb #1d1005ec
 class Recipe(NamedTuple):
