@@ -211,7 +211,9 @@ def _drawn(fig: Figure, alt: str) -> tuple[dict[str, str], dict]:
     return {kind: file.getvalue()}, {kind: {"alt": alt}}
 
 # %% ../nbs/library/figures.ipynb #f4e26178
-def interactive(name: str, *, shown: str = "") -> HTML:
+def interactive(
+    name: str, *, shown: str = "", linear: bool = False
+) -> HTML:
     """A figure to drag, whole in itself: a notebook shows it as it is.
 
     Args:
@@ -220,6 +222,7 @@ def interactive(name: str, *, shown: str = "") -> HTML:
             "loss_curves", how hard each loss pulls, and how evenly.
         shown: losses to begin with, for "loss_curves", such as "CE,MAE,AGCE";
             sliders belong to the last.
+        linear: whether its axes begin linear, where weights below 0 show.
 
     Raises:
         ValueError: there is no such figure; those there are are listed.
@@ -234,9 +237,13 @@ def interactive(name: str, *, shown: str = "") -> HTML:
     shared = "figure.css", "figure.js", "triangle.svg", "triangle.js"
     for part in shared:
         page = page.replace(f"{{{{{part}}}}}\n", parts[part].read_text("utf-8"))
-    return HTML(_begin_with(page, shown) if shown else page)
+    page = _begin_with(page, shown) if shown else page
+    pressed = 'aria-pressed="{}">log'
+    if linear:
+        page = page.replace(pressed.format("true"), pressed.format("false"))
+    return HTML(page)
 
-
+# %% ../nbs/library/figures.ipynb #220f2d44
 def _begin_with(page: str, shown: str) -> str:
     "The page with other losses to begin with."
     names = re.findall(r'^  \["(.+?)", "#', page, flags=re.MULTILINE)

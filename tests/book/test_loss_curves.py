@@ -12,6 +12,9 @@ CHIPS = {
     "CE": lambda: losses.CELoss(),
     "MAE": lambda: losses.MAELoss(),
     "GCE": lambda q: losses.GCELoss(q=q),
+    "truncated GCE": lambda q, k: losses.TruncatedGCELoss(q=q, k=k),
+    "Taylor": lambda t: losses.TaylorCELoss(order=int(t)),
+    "JS": lambda pi: losses.JSLoss(pi=pi),
     "focal": lambda gamma: losses.FocalLoss(gamma=gamma),
     "clipped": lambda most: losses.ClippedCELoss(max_loss=most),
     "SCE": lambda a, b: losses.SCELoss(a=a, b=b),
@@ -20,18 +23,28 @@ CHIPS = {
     "AEL": lambda a: losses.AELLoss(a=a),
     "CEε": lambda m: losses.EpsCELoss(m=m),
     "α CEε + β MAE": lambda a, b, m: a * losses.EpsCELoss(m=m) + b * losses.MAELoss(),
+    "MSE": lambda: losses.MSELoss(),
+    "NCE": lambda: losses.NCELoss(),
+    "α NCE + β MAE": lambda a, b: a * losses.NCELoss() + b * losses.MAELoss(),
+    "smoothing": lambda r: losses.GLSLoss(r=r),
     "noise adaptation": lambda r: losses.NoiseAdaptationLoss(
         noise_rate=r, inclusive=True
     ),
+    "NLNL": lambda: losses.NLNLLoss(),
+    "bootstrapping": lambda beta: losses.BootstrapLoss(beta=beta),
 }
+# These look at all probabilities, and have a curve where the others are equal.
+LINE = {"MSE", "NCE", "α NCE + β MAE", "smoothing", "NLNL", "bootstrapping"}
 # Largest w/p over the smallest, for K = 10 and the parameters it begins with.
-SPREADS = {"MAE": "1", "AUL": "1.49", "AEL": "1.49", "AGCE": "1.48"}
+SPREADS = {"MAE": "1", "AUL": "1.49", "AEL": "1.49", "AGCE": "1.48", "Taylor": "6"}
 
 
 FIRST = ("CE", "MAE", "GCE")
 
 
 def choose(page, name):
+    if page.get_by_role("button", name=name, exact=True).count() == 0:
+        page.get_by_role("button", name="more …").click()
     page.get_by_role("button", name=name, exact=True).click()
 
 
@@ -41,12 +54,23 @@ def choose_all(page):
             choose(page, name)
 
 
-def library_curve(page, name):
-    found = page.locator(".eps-curves").get_attribute("data-numbers")
-    given = [float(x) for x in found.split(",") if x]
-    return CHIPS[name](*given).curve(
-        int(page.locator(".eps-curves").get_attribute("data-k"))
-    )
+def library_weight(page, name):
+    """What the library says the weight at p is, for a label that is hit or not."""
+    figure = page.locator(".eps-curves")
+    numbers, k = (figure.get_attribute(f"data-{x}") for x in ("numbers", "k"))
+    loss = CHIPS[name](*[float(x) for x in numbers.split(",") if x])
+    if name not in LINE:
+        curve = loss.curve(int(k))
+        return lambda p, top: curve.grad_weight(p.log(), torch.full(p.shape, top))
+
+    def weight(p, top):
+        others = ((1 - p) / (int(k) - 1)).log()[:, None].expand(-1, int(k) - 1)
+        logits = torch.cat([p.log()[:, None], others], 1).requires_grad_()
+        cost = loss.per_sample(logits, torch.zeros(len(p), dtype=torch.int64))
+        (slope,) = torch.autograd.grad(cost.sum(), logits)
+        return -slope[:, 0] / (1 - p)
+
+    return weight
 
 
 @pytest.mark.parametrize("name", CHIPS)
@@ -58,7 +82,7 @@ def test_weights_are_those_of_the_library(load, name, moves):
     for slider in page.locator(".eps-par:not([hidden]) input").all():
         for _ in range(abs(moves)):
             slider.press("ArrowRight" if moves > 0 else "ArrowLeft")
-    curve = library_curve(page, name)
+    weight = library_weight(page, name)
     p = torch.tensor(
         [1e-5, 7e-4, 0.02, 0.1, 0.3, 0.45, 0.7, 0.999], dtype=torch.float64
     )
@@ -68,7 +92,7 @@ def test_weights_are_those_of_the_library(load, name, moves):
             "document.querySelector('.eps-curves').weight(name, p, top))",
             [name, p.tolist(), top],
         )
-        want = curve.grad_weight(p.log(), torch.full(p.shape, top))
+        want = weight(p, top)
         torch.testing.assert_close(
             torch.tensor(drawn, dtype=torch.float64), want, rtol=1e-9, atol=1e-12
         )
@@ -88,9 +112,8 @@ def test_two_numbers_stand_beside_each_curve(load):
         if want:
             assert spread == want
         choose(page, name)
-        at = torch.tensor([0.1], dtype=torch.float64).log()
-        curve = library_curve(page, name)
-        weight = curve.grad_weight(at, torch.tensor([False])).item()
+        at = torch.tensor([0.1], dtype=torch.float64)
+        weight = library_weight(page, name)(at, False).item()
         assert float(pull) == pytest.approx(weight, rel=0.05)
     # w/p = 1 / (p + c/s) runs from s/c down to 1 / (1 + c/s).
     ratio = 0.3 / 10 / 0.7
@@ -98,21 +121,23 @@ def test_two_numbers_stand_beside_each_curve(load):
     # The floor's cut at 0.001: 2 β there, and 2 β + α / 0.001 beyond it.
     assert found["α CEε + β MAE"][1] == "2"
     assert all(
-        found[name][1] == "∞" for name in ("CE", "GCE", "focal", "clipped", "CEε")
+        found[name][1] == "∞"
+        for name in ("CE", "GCE", "truncated GCE", "JS", "focal", "clipped", "CEε")
     )
+    assert all(found[name][1] == "–" for name in LINE)
 
 
 def test_a_line_is_where_the_weight_says(load):
     page = load("loss_curves")
     choose(page, "noise adaptation")
-    curve = library_curve(page, "noise adaptation")
+    weight = library_weight(page, "noise adaptation")
     lines = page.locator(".eps-lines path").all()
     path = lines[-1].get_attribute("d")
     points = [tuple(map(float, pair.split())) for pair in path[1:].split("L")]
     assert len(points) > 100
     for x, y in points[::20]:
         p = 10 ** (5 * (x - 56) / 332 - 5)
-        w = curve.grad_weight(torch.tensor([p]).double().log(), torch.tensor([False]))
+        w = weight(torch.tensor([p]).double(), False)
         assert y == pytest.approx(292 - 262 * (math.log10(w.item()) + 4) / 6, abs=0.3)
 
 
@@ -199,3 +224,31 @@ def test_nothing_sticks_out_of_the_column(show, width):
     page = show(box + interactive("loss_curves").data)
     choose_all(page)
     assert page.evaluate("box.scrollWidth - box.clientWidth") == 0
+
+
+def test_a_weight_below_0_has_its_place(show):
+    page = show(interactive("loss_curves", shown="CE,MAE,smoothing", linear=True).data)
+    ticks = page.locator(".eps-y text").all_text_contents()
+    assert [float(x.replace("−", "-")) for x in ticks] == [-2, -1, 0, 1, 2]
+    line = page.locator(".eps-lines path").last.get_attribute("d")
+    points = [tuple(map(float, x.split())) for x in line[1:].split("L")]
+    zero = 1 - 0.4 * 0.9  # 1 - r (1 - 1/K) / (1 - p) is 0 at this p
+    above = [x for x, y in points if y < 161]
+    assert max(above) == pytest.approx(56 + 332 * zero, abs=4)
+    assert "drawn where the others are equal" in page.locator(".eps-say").text_content()
+
+
+def test_the_rarer_losses_come_with_a_button(load):
+    page = load("loss_curves")
+    chips = page.locator(".eps-which button:visible")
+    few = chips.all_text_contents()
+    assert few == ["CE", "MAE", "GCE", "AGCE", "CEε", "α CEε + β MAE", "more …"]
+    more = page.get_by_role("button", name="more …")
+    more.press("Enter")
+    assert more.get_attribute("aria-expanded") == "true"
+    assert chips.all_text_contents() == [*CHIPS, "more …"]
+    choose(page, "JS")
+    more.click()
+    assert "JS" in chips.all_text_contents()  # what is drawn stays in reach
+    choose(page, "JS")
+    assert chips.all_text_contents() == few
