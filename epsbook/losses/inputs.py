@@ -244,9 +244,9 @@ def safe_log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
 
 # %% ../../nbs/library/losses/inputs.ipynb #57c45266
-def short(value: float) -> str:
+def short(value: float | None) -> str:
     "The shortest text that Python reads back as `value`."
-    if isinstance(value, bool) or float(f"{value:g}") != value:
+    if isinstance(value, bool | None) or float(f"{value:g}") != value:
         return repr(value)
     return f"{value:g}"
 

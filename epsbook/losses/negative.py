@@ -15,7 +15,8 @@ from .curve import given_label
 from .inputs import all_finite, class_dim
 from .margin import log_rest
 from .memory import MemoryOptions, Remembering
-from .options import COUNT, SWITCH, Options, Properties
+from .options import COUNT, COUNT_OR_NONE, SWITCH
+from .options import Options, Properties
 from .reduction import times
 
 if TYPE_CHECKING:
@@ -58,27 +59,25 @@ class NLNLLoss(_Drawing):
     :math:`-\log(1 - p_{\bar y})`, :math:`\bar y \ne y` drawn.
 
     Args:
-        num_draws: labels drawn a sample, of which the mean is taken.
+        num_draws: labels drawn a sample, of which the mean is taken; None
+            draws none and takes the mean of all K - 1.
         generator: where the draws come from; None is torch's own.
 
     The authors' code adds n up, `n * NLNLLoss(num_draws=n)`, 110 for CIFAR-100,
     and cuts 1 - p at 1e-5. Source: Kim et al., "NLNL", ICCV 2019.
     """
 
-    ranges: ClassVar = {"num_draws": COUNT}
+    ranges: ClassVar = {"num_draws": COUNT_OR_NONE}
     properties = Properties("no", "no", "no", "yes, on average over draws")
 
     def __init__(
-        self, *, num_draws: int = 1, **options: Unpack[_DrawOptions]
+        self, *, num_draws: int | None = 1, **options: Unpack[_DrawOptions]
     ) -> None:
         super().__init__(**options)
         self._set(num_draws=num_draws)
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
-        dim = class_dim(logits)
-        shape = [-1 if i == dim else 1 for i in range(logits.ndim)]
-        labels = torch.arange(logits.shape[dim], device=logits.device)
-        return self._cost(logits, labels.view(shape).expand_as(logits))
+        return self._cost(logits, _labels(logits, class_dim(logits)))
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         dim = class_dim(logits)
@@ -86,11 +85,29 @@ class NLNLLoss(_Drawing):
 
     def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         dim, log_p = class_dim(logits), logits.log_softmax(class_dim(logits))
-        costs = -log_rest(log_p, log_p, dim)
-        size, k = (self.num_draws, *labels.shape), logits.shape[dim]
+        costs, k = -log_rest(log_p, log_p, dim), logits.shape[dim]
+        if self.num_draws is None:
+            return _others(costs, log_p, dim).gather(dim, labels) / (k - 1)
+        size = self.num_draws, *labels.shape
         shift = self._draw(logits.device, torch.randint, 1, k, size)
         drawn = (labels + shift) % k
         return torch.stack([costs.gather(dim, x) for x in drawn]).mean(0)
+
+# %% ../../nbs/13_complementary.ipynb #1fde38e7
+def _labels(logits: Tensor, dim: int) -> Tensor:
+    "0 to C - 1 along `dim`, for every sample."
+    shape = [-1 if i == dim else 1 for i in range(logits.ndim)]
+    labels = torch.arange(logits.shape[dim], device=logits.device)
+    return labels.view(shape).expand_as(logits)
+
+
+def _others(costs: Tensor, log_p: Tensor, dim: int) -> Tensor:
+    "For each entry the sum of all others, without canceling."
+    first = log_p.argmax(dim, keepdim=True)
+    largest = costs.gather(dim, first)  # the only one that may be large
+    small = costs.scatter(dim, first, 0.0)
+    rest = small.sum(dim, keepdim=True)
+    return (rest + largest - small).scatter(dim, first, rest)
 
 # %% ../../nbs/13_complementary.ipynb #25858971
 class PeerLoss(_Drawing):

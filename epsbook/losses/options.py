@@ -24,22 +24,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['SWITCH', 'COUNT', 'OPTIONS', 'check_parameter', 'Properties', 'Options', 'Described', 'shared_options', 'formula',
-           'in_a_row', 'check_kept', 'Coefs']
+__all__ = ['SWITCH', 'COUNT', 'COUNT_OR_NONE', 'OPTIONS', 'check_parameter', 'Properties', 'Options', 'Described',
+           'shared_options', 'formula', 'in_a_row', 'check_kept', 'Coefs']
 
 # %% ../../nbs/library/losses/options.ipynb #7abdd08e
 SWITCH, COUNT = "True or False", "1, 2, ..."
+COUNT_OR_NONE = f"{COUNT} or None"
 
 
 def check_parameter(name: str, value: Any, allowed: str) -> Any:
-    """`value`, if it is allowed: an interval, `SWITCH` or `COUNT`.
+    """`value`, if it is allowed.
+
+    Args:
+        name: of the parameter, for the message.
+        value: what was given.
+        allowed: an interval, `SWITCH`, `COUNT` or `COUNT_OR_NONE`.
 
     Raises:
         TypeError, ValueError: it is something else.
     """
     if allowed == SWITCH:
         return check_flag(name, value)
-    if allowed == COUNT:
+    if allowed == COUNT_OR_NONE and value is None:
+        return None
+    if allowed in (COUNT, COUNT_OR_NONE):
         return check_int(name, value, least=1)
     return check_number(name, value, allowed)
 
@@ -95,7 +103,7 @@ class _Declared(nn.Module):
         max_loss: float
         max_norm: float
         noise_rate: float
-        num_draws: int
+        num_draws: int | None
         order: int
         p: float
         pi: float

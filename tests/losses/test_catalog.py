@@ -54,18 +54,6 @@ LOG = -math.log(1e-4)
 CLASSES = loss_classes()
 
 
-class AllDraws(NLNLLoss):
-    "Negative learning, averaged over all draws instead of one."
-
-    def _cost(self, logits, labels):
-        self.num_draws = logits.shape[-1 if logits.ndim == 1 else 1] - 1
-        return super()._cost(logits, labels)
-
-    def _draw(self, device, method, low, high, size):
-        shift = torch.arange(1, high).view(-1, *[1] * (len(size) - 1))
-        return shift.expand(size)
-
-
 def elr():
     loss = ELRLoss(num_samples=1, num_classes=K).eval()
     loss.targets[:] = torch.tensor([0.2, 0.5, 0.1])
@@ -142,7 +130,7 @@ SYMMETRIC = [
     (EpsFocalLoss(m=1e5), False),
     (LDRLoss(), False),
     (LogitClipLoss(max_norm=1), False),
-    (AllDraws(), False),
+    (NLNLLoss(num_draws=None), False),
     (GLSLoss(r=-1), False),
     (ForwardLoss(transition=T), False),
     (ForwardLoss(transition=T[[2, 2, 2]]), True),
@@ -208,7 +196,7 @@ BOUNDED = [
         (LogitClipLoss.as_released(delta=d), math.log(1 + 2 * math.exp(6**0.5)))
         for d in (0.5, 2)
     ),
-    (AllDraws(), None),
+    (NLNLLoss(num_draws=None), None),
     (GLSLoss(r=0.1), None),
     (ForwardLoss(transition=T), -math.log(0.1)),
     (ForwardLoss(transition=torch.eye(K)), None),
@@ -324,7 +312,7 @@ ASYMMETRIC = [
     (EpsCELoss(m=0, tau=0.16), True),
     (EpsFocalLoss(m=1e3), False),
     (EpsFocalLoss(m=1e3, tau=0.5 / 1001), True),
-    (AllDraws(), False),
+    (NLNLLoss(num_draws=None), False),
     (GLSLoss(r=0.1), False),
     (ForwardLoss(transition=T), False),
     (ForwardLoss(transition=0.22 * torch.eye(K).double() + 0.26), True),
@@ -527,7 +515,7 @@ ALL_K = [
     (LogitClipLoss(max_norm=5), True),
     (LogitClipLoss.as_released(delta=0.5), True),
     (LogitClipLoss.as_released(delta=3), True),
-    (AllDraws(), True),
+    (NLNLLoss(num_draws=None), True),
     (GLSLoss(r=0.3), True),
     (GLSLoss(r=-0.2), True),
     (GLSLoss(r=-4), False),
@@ -568,7 +556,9 @@ def test_all_k(loss, truth):
 def test_negative_learning_on_average_is_strictly_proper():
     for q in random_distributions(20, 4, generator=torch.Generator().manual_seed(0)):
         q = 0.9 * q + 0.1 / 4
-        torch.testing.assert_close(best_answer(AllDraws(), q), q, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            best_answer(NLNLLoss(num_draws=None), q), q, atol=1e-4, rtol=0
+        )
 
 
 def test_bootstrapping_swaps_no_two_labels():

@@ -17,7 +17,7 @@ from torch.func import grad, vmap
 
 import epsbook.losses as el
 from epsbook.losses.catalog import loss_classes
-from epsbook.losses.options import COUNT, SWITCH
+from epsbook.losses.options import COUNT, COUNT_OR_NONE, SWITCH
 
 DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -177,6 +177,13 @@ TABLE = {
     "BootstrapLoss(beta=0.8, hard=True)": (inf, None),
     "PlacedELR(num_classes=k)": (inf, None),
     "NLNLLoss(num_draws=3, generator=g)": (inf, None),
+    "NLNLLoss(num_draws=None)": (
+        inf,
+        lambda p, y, z: (
+            -sum(log(sum(p[:j] + p[j + 1 :])) for j in range(len(p)) if j != y)
+            / (len(p) - 1)
+        ),
+    ),
     "PeerLoss(alpha=0.5, generator=g)": (inf, None),
 }
 
@@ -595,10 +602,12 @@ RANGES = [(c, *item) for c in loss_classes().values() for item in c.ranges.items
 
 def wrong(allowed):
     "Values that are not allowed, with the error that each deserves."
-    yield from ((x, TypeError) for x in (None, "1", [1], 1j, torch.tensor(1.0)))
+    yield from ((x, TypeError) for x in ("1", [1], 1j, torch.tensor(1.0)))
+    if allowed != COUNT_OR_NONE:
+        yield None, TypeError
     if allowed == SWITCH:
         return (yield from [(1, TypeError), (0.0, TypeError)])
-    if allowed == COUNT:
+    if allowed in (COUNT, COUNT_OR_NONE):
         return (yield from [(1.5, TypeError), (0, ValueError), (True, TypeError)])
     yield from [(True, TypeError), *((x, ValueError) for x in (nan, inf, -inf))]
     low, high = map(float, allowed[1:-1].split(","))
