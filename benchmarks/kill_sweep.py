@@ -86,7 +86,9 @@ def disturb(path, out, kills, span, seed, *more):
         hit.send_signal(signal.SIGKILL)
         what = "sweep" if hit is process else "worker"
         there = len(record.read_lines(out / f"{path.stem}.jsonl"))
-        print(f"kill {number:2} after {wait:4.1f} s: {what}, {there} records", flush=True)
+        print(
+            f"kill {number:2} after {wait:4.1f} s: {what}, {there} records", flush=True
+        )
         if hit is process:
             process.communicate()
             swept, process = swept + 1, start(path, out, *more)

@@ -56,7 +56,10 @@ LOSSES = {
     "NCE+RCE": ([{"loss": "NCELoss"}, {"loss": "RCELoss"}], ("NCEandRCE",)),
     "NFL": ([{"loss": "NFLLoss", "detach_factor": True}], ("NormalizedFocalLoss",)),
     "NNCE": ([{"loss": "NNCELoss"}], ("NormalizedNegativeCrossEntropy",)),
-    "NNFL": ([{"loss": "NNFLLoss"}], ("NormalizedNegativeFocalLoss",)),
+    "NNFL": (
+        [{"loss": "NNFLLoss", "detach_factor": True}],
+        ("NormalizedNegativeFocalLoss",),
+    ),
     "LDR": ([{"loss": "LDRLoss"}], ("LDRLoss_V1",)),
     "LogitClip": ([{"loss": "LogitClipLoss", "max_norm": 1}], ("CEandLC", 1)),
     "GLS": ([{"loss": "GLSLoss", "r": -0.4}], ()),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 
+from .blocks import block_rows, is_eager_cpu, is_large, is_plain
 from .inputs import class_dim
 
 if TYPE_CHECKING:
@@ -141,18 +142,10 @@ class _CurveRules(_Curve):
         return change if ctx.divisor == 1 else change.sum() / ctx.divisor
 
 
-def _is_plain() -> bool:
-    "No transform of `torch.func` and no forward-mode derivative is at work."
-    return not (
-        torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
 def _apply(
     x: Tensor, sign: int, top: Tensor | None, curve: Curve, mean: bool = False
 ) -> Tensor:
-    lean = torch.compiler.is_compiling() or _is_plain()
+    lean = torch.compiler.is_compiling() or is_plain()
     return (_Curve if lean else _CurveRules).apply(x, sign, top, curve, mean)
 
 # %% ../../nbs/library/losses/curve.ipynb #caac9620
@@ -174,18 +167,12 @@ def every_label(
 _SEARCHED = 1 << 16  # with fewer logits than this, argmax is the faster
 
 
-def _is_eager_cpu(logits: Tensor) -> bool:
-    "Can Python look at the numbers, and is nothing else to come of them?"
-    on_cpu = logits.device.type == "cpu"
-    return on_cpu and not torch.compiler.is_compiling() and _is_plain()
-
-
 def _is_top(logits: Tensor, target: Tensor, ce: Tensor) -> Tensor:
     "Is the label the first largest logit?"
     # First, whether a graph is traced: sizes may be unknown there.
     traced = torch.compiler.is_compiling()
     small = traced or logits.ndim == 1 or logits.numel() < _SEARCHED
-    if small or not _is_eager_cpu(logits):
+    if small or not is_eager_cpu(logits):
         return logits.argmax(class_dim(logits)) == target
     logits, index = logits.detach(), target.unsqueeze(1)
     top = logits.gather(1, index).squeeze(1) == logits.amax(1)
@@ -196,12 +183,9 @@ def _is_top(logits: Tensor, target: Tensor, ce: Tensor) -> Tensor:
     return top
 
 # %% ../../nbs/library/losses/curve.ipynb #8785051c
-_BLOCK = 1 << 19  # logits at a time: 2 MB in float32
-
-
 def _ce_in_blocks(logits: Tensor, target: Tensor) -> Tensor:
     "Cross-entropy; the log probabilities of all blocks take one place."
-    rows = max(1, _BLOCK * len(logits) // logits.numel())
+    rows = block_rows(logits)
     place, found = torch.empty_like(logits[:rows]), []
     for x, y in zip(logits.split(rows), target.split(rows), strict=True):
         log_p = torch.log_softmax(x, 1, out=place[: len(x)])
@@ -248,9 +232,7 @@ def given_label(
     Raises:
         IndexError: a label is not in 0..C-1 (on a CPU).
     """
-    traced = torch.compiler.is_compiling()  # where sizes may be unknown
-    large = not traced and logits.ndim > 1 and logits.numel() > _BLOCK
-    if large and _is_eager_cpu(logits):
+    if is_large(logits):
         return _Blocks.apply(logits, target, curve, mean)
     ce = _cross_entropy(logits, target)
     top = _is_top(logits, target, ce) if _uses_top(curve) else None

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 
 from .base import Loss
+from .blocks import in_blocks
 from .core import CELoss
 from .curve import every_label, given_label
 from .inputs import all_finite, class_dim, short
@@ -63,6 +65,12 @@ def _ldr(loss: LDRLoss, log_pi: Tensor, given: Tensor) -> Tensor:
     total = torch.logaddexp(given, ahead) - math.log(log_pi.shape[dim])
     return loss.lam * (total - given)
 
+
+def _ldr_given(loss: LDRLoss, logits: Tensor, target: Tensor) -> Tensor:
+    dim, log_pi = class_dim(logits), _log_pi(logits, loss.lam)
+    given = log_pi.gather(dim, target.unsqueeze(dim))
+    return _ldr(loss, log_pi, given).squeeze(dim)
+
 # %% ../../nbs/10_topk.ipynb #933d74f2
 class LDRLoss(Loss):
     r"""LDR-KL.
@@ -100,9 +108,7 @@ class LDRLoss(Loss):
         return _ldr(self, log_pi, log_pi)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        dim, log_pi = class_dim(logits), _log_pi(logits, self.lam)
-        given = log_pi.gather(dim, target.unsqueeze(dim))
-        return _ldr(self, log_pi, given).squeeze(dim)
+        return in_blocks(partial(_ldr_given, self), logits, target)
 
 # %% ../../nbs/10_topk.ipynb #d88d68c0
 def _norm(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from .base import Loss
 from .between import FocalLoss, focal_factor
+from .blocks import in_blocks
 from .curve import every_label
 from .inputs import all_finite, class_dim, safe_log
 from .options import SWITCH, Options, Properties
@@ -45,6 +46,9 @@ class _Share(Loss):
         return parts / total
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
+        return in_blocks(self._each, logits, target)
+
+    def _each(self, logits: Tensor, target: Tensor) -> Tensor:
         dim = class_dim(logits)
         parts, total = self._finite_parts(logits)
         given = parts.gather(dim, target.unsqueeze(dim))
@@ -108,8 +112,8 @@ class _Lack(_Share):
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:
         return 1 - super()._every(logits, **batch)
 
-    def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        return 1 - super()._given(logits, target, **batch)
+    def _each(self, logits: Tensor, target: Tensor) -> Tensor:
+        return 1 - super()._each(logits, target)
 
     def _check_tau(self, logits: Tensor) -> None:
         num_classes = logits.shape[class_dim(logits)]

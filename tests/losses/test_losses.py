@@ -4,6 +4,7 @@ import ast
 import copy
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -464,12 +465,26 @@ LARGE = [(300, 100), (3, 6000), (2, 500, 4, 9)]
 
 def in_blocks(loss, monkeypatch, *inputs):
     with monkeypatch.context() as patch:
-        patch.setattr("epsbook.losses.curve._BLOCK", 10_000)
+        patch.setattr("epsbook.losses.blocks._BLOCK", 10_000)
+        patch.setattr("epsbook.losses.blocks._PART", 4_000)
         return loss(*inputs)
 
 
+#: Losses whose gradient is computed with the loss, block by block.
+SLOPES = {
+    "nce": losses.NCELoss,
+    "nfl": losses.NFLLoss,
+    "nnce": partial(losses.NNCELoss, tau=1e-5),
+    "nnfl": partial(losses.NNFLLoss, tau=1e-5),
+    "ldr": losses.LDRLoss,
+    "sum with nce": lambda **o: losses.NCELoss(**o) + 3 * MAELoss(**o),
+}
+IN_BLOCKS = {n: CASES[n] for n in ("ce", "eps_ce", "sum", "mixed")} | SLOPES
+IN_BLOCKS["nfl as released"] = partial(losses.NFLLoss, detach_factor=True)
+
+
 @pytest.mark.parametrize("shape", LARGE)
-@pytest.mark.parametrize("name", ["ce", "eps_ce", "sum", "mixed"])
+@pytest.mark.parametrize("name", IN_BLOCKS)
 def test_blocks_change_nothing(shape, name, monkeypatch):
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=g, dtype=torch.float64)
@@ -480,11 +495,41 @@ def test_blocks_change_nothing(shape, name, monkeypatch):
     logits.requires_grad_()
     for target in (y, torch.where(y == 3, 1, y)):
         for reduction in ("mean", "none"):
-            loss = CASES[name](reduction=reduction)
+            loss = IN_BLOCKS[name](reduction=reduction)
             a, b = loss(logits, target), in_blocks(loss, monkeypatch, logits, target)
             torch.testing.assert_close(a, b)
             (u,), (v,) = (torch.autograd.grad(x.sum(), logits) for x in (a, b))
             torch.testing.assert_close(u, v)
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_slopes_of_blocks_have_slopes_and_stay(name, monkeypatch):
+    monkeypatch.setattr("epsbook.losses.blocks._BLOCK", 5)
+    monkeypatch.setattr("epsbook.losses.blocks._PART", 10)
+    h, y = batch(7, 5)
+    h.requires_grad_()
+    loss = SLOPES[name](weight=torch.rand(5, dtype=torch.float64), reduction="none")
+    assert torch.autograd.gradcheck(lambda x: loss(x, y), h)
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, y), h)
+    value = loss(h, y).sum()
+    once, again = (
+        torch.autograd.grad(value, h, retain_graph=True)[0] for _ in range(2)
+    )
+    assert torch.equal(once, again)
+    with torch.no_grad():
+        torch.testing.assert_close(loss(h, y).sum(), value)
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_an_ignored_nan_reaches_no_other_block(name, monkeypatch):
+    monkeypatch.setattr("epsbook.losses.blocks._BLOCK", 5)
+    monkeypatch.setattr("epsbook.losses.blocks._PART", 10)
+    h, y = batch(7, 5)
+    rest = h[1:].clone().requires_grad_()
+    (want,) = torch.autograd.grad(SLOPES[name]()(rest, y[1:]), rest)
+    h[0], y[0] = math.nan, -100
+    (got,) = torch.autograd.grad(SLOPES[name]()(h.requires_grad_(), y), h)
+    torch.testing.assert_close(got[1:], want)
 
 
 @pytest.mark.parametrize("shape", [(400, 5), (9, 1000), (50, 6, 2, 3)])
