@@ -91,10 +91,11 @@ def test_a_list_of_the_book_begins_with_its_worth_and_has_the_whole_table(name):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("losses", "loses", "missing or unknown 'losses'"),
-        ("dataset", "data", "missing or unknown 'dataset'"),
+        ("losses", "loses", "block 1: unknown key 'loses'; known: .*losses"),
+        ("dataset", "data", "few.toml: unknown key 'data'; known: dataset"),
+        ('dataset = "digits"', "", "block 1: dataset is missing"),
         ('"gce", "sce"', '"gce", "foo"', "no recipe for method 'foo'"),
-        ("recipe_of", "recipes", "recipes"),
+        ("recipe_of", "recipes", "few.toml: unknown key 'recipes'"),
         ("symmetric:0.2", "symetric:0.2", "no noise 'symetric:0.2'"),
     ],
 )
@@ -102,6 +103,130 @@ def test_a_list_with_a_fault_is_refused_before_anything_runs(few, old, new, says
     few.write_text(TEXT.replace(old, new))
     with pytest.raises(ValueError, match=says):
         read_list(few)
+
+
+SEEDS = "seeds must be a list of whole numbers from 0 on, as in"
+
+
+def refusal(path, text, *more):
+    "What `read_list` says of the text; it begins with the list."
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_list(path, *more)
+    said = str(error.value)
+    assert "\n" not in said and said.startswith(f"list {path}")
+    return said.removeprefix(f"list {path}")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("seeds = 3", f", block 2: {SEEDS} [1, 2, 3]; got 3"),
+        ('seeds = ["1"]', f', block 2: {SEEDS} [1, 2, 3]; got "1" in it'),
+        ("seeds = [1, 1.5]", f", block 2: {SEEDS} [1, 2, 3]; got 1.5 in it"),
+        ("seeds = [true]", f", block 2: {SEEDS} [1, 2, 3]; got true in it"),
+        ("seeds = [-1]", f", block 2: {SEEDS} [1, 2, 3]; got -1 in it"),
+        ("seeds = []", ", block 2: seeds is empty; it must be"),
+        ("seeds = 1979-05-27", 'got "1979-05-27"'),
+        (
+            'noises = "symmetric:0.4"',
+            ', block 2: noises must be a list of names, as in ["',
+        ),
+        ("noises = [0.4]", "got 0.4 in it"),
+        ("noises = []", ", block 2: noises is empty"),
+        ('losses = "ce"', ', block 2: losses must be a list of names, as in ["ce"'),
+        ("losses = []", ", block 2: losses is empty"),
+        ("changes = 3", ", block 2: changes must be a table of the protocol's fields"),
+        ('changes = { at = "smoke" }', 'got {"at": "smoke"} in it'),
+        ("changes = { epoch = 1 }", ", block 2: no field 'epoch'; fields: network"),
+        ('changes = { epochs = "a" }', ", block 2: epochs must be an integer"),
+        ("terms = []", ", block 2: terms must be a table of losses, each of at least"),
+        ("terms = { mine = [3] }", 'got {"mine": [3]} in it'),
+        ('terms = { mine = [{ loss = "MAELoss", factor = "a" }] }', "terms must be"),
+        (
+            'terms = { mine = [{ loss = "EpsCELoss" }] }',
+            ", block 2: mine in terms: Eps",
+        ),
+        ('terms = { mine = [{ loss = "MAELoss", delta = 1 }] }', "argument 'delta'"),
+        (
+            'terms = { mine = [{ loss = "MAELoss" }] }',
+            ", block 2: terms has 'mine', wh",
+        ),
+        (
+            'loss = ["ce"]',
+            ", block 2: unknown key 'loss'; known: dataset, scale, losses",
+        ),
+        ("dataset = 3", ', block 2: dataset must be a name, as in "cifar10"; got 3'),
+        ('dataset = "digit"', ", block 2: no data set 'digit'; known: digits"),
+        ('scale = "big"', ", block 2: scale must be one of"),
+        (
+            'recipe_of = "mist"',
+            ", block 2: gce for digits: no recipe for dataset 'mist'",
+        ),
+        ('noises = ["symmetric:2"]', ", block 2: rate must lie in [0, 1]"),
+        (
+            'losses = ["gcee"]',
+            ", block 2: gcee for digits: no recipe for method 'gcee'",
+        ),
+    ],
+)
+def test_what_a_block_holds_wrong_is_named_with_list_block_and_key(few, line, says):
+    key = line.partition(" =")[0]
+    top, first, last = TEXT.split("[[runs]]")
+    kept = [x for x in last.splitlines() if not x.startswith(f"{key} =")]
+    assert says in refusal(few, "[[runs]]".join([top, first, "\n".join([*kept, line])]))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ": no runs: add a block under [[runs]]"),
+        ("runs = []", ": no runs: add a block under [[runs]]"),
+        ("runs = 3", ": runs must be blocks, each under [[runs]]; got 3"),
+        ("[runs]\nseeds = [1]", ": runs must be blocks, each under [[runs]]; got {"),
+        ("terms = []" + TEXT, ": terms must be a table"),
+        ("losses = []" + TEXT, ": losses is empty"),
+        (
+            'terms = { m = [{ loss = "MAELoss" }] }' + TEXT,
+            ": terms has 'm', which no lo",
+        ),
+        ("seeds = [1" + TEXT, ": Unclosed array (at line "),
+        (
+            TEXT.replace("seeds = [1, 2]", ""),
+            ", block 1: seeds is missing, here and on",
+        ),
+    ],
+)
+def test_what_a_list_holds_wrong_is_named_with_the_list(few, text, says):
+    assert refusal(few, text).startswith(says)
+
+
+def test_another_scale_is_that_of_every_block(few):
+    few.write_text(TEXT + 'scale = "paper"\n')
+    assert {job.plan.at for job in read_list(few, "laptop")} == {"laptop"}
+    assert ", block 1: scale must be one of" in refusal(few, TEXT, "big")
+
+
+def test_a_list_that_is_not_there_is_named_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "mine.toml"):
+        with pytest.raises(ValueError, match=f"list {name}: .*cifar10_paper"):
+            read_list(name)
+    with pytest.raises(ValueError, match=f"no file {tmp_path}/mine.toml; lists"):
+        read_list("mine.toml")
+    with pytest.raises(ValueError, match=f"list a/b.toml: .* no file {tmp_path}/a/b"):
+        read_list("a/b.toml")
+    (tmp_path / "mine.toml").write_text(TEXT)
+    with pytest.raises(ValueError, match=r"did you mean the file mine\.toml"):
+        read_list("mine")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ValueError, match=r"list folder\.toml: cannot be read: Is a"):
+        read_list("folder.toml")
+
+
+def test_a_list_as_an_editor_on_windows_saves_it_is_read(few):
+    few.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    assert len(read_list(few)) == 9
 
 
 def test_a_run_that_fails_does_not_stop_the_others():
