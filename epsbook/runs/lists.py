@@ -220,6 +220,25 @@ def _block(values: dict[str, Any]) -> Iterator[Job]:
             plans[noise, loss] = Plan(dataset, noise, loss, at, **asked)
         yield Job(plans[noise, loss], seed)
 
+# %% ../../nbs/library/runs/lists.ipynb #4d5a6d23
+def _made(plan: Plan) -> dict[str, Any]:
+    "What runs of a plan have in common, and those of another have not."
+    more = {"noise": plan.spec.to_dict(), "protocol": plan.protocol.to_dict()}
+    return plan.head | more
+
+
+def _refuse_other(old: Plan, new: Plan, name: str, number: int) -> None:
+    "Refuse a plan that is not the one which block `number` has for a run."
+    was, now = _made(old), _made(new)
+    for key in was:
+        if was[key] != now[key]:
+            raise ValueError(
+                f"{name} is in block {number} too, with another {key}: "
+                f"{_shown(was[key])} there, {_shown(now[key])} here; a record "
+                "can have a name only once, so give a loss of your own another "
+                "name in terms, or put one of the blocks into another list"
+            )
+
 # %% ../../nbs/library/runs/lists.ipynb #ae626b38
 def read_list(name: str | Path, at: str | None = None) -> list[Job]:
     """The runs of a list, in order, each once.
@@ -233,8 +252,9 @@ def read_list(name: str | Path, at: str | None = None) -> list[Job]:
         at: another scale than the list's.
 
     Raises:
-        ValueError: no such list, or something in it is wrong; the message
-            names the list, the block, counted from 1, and the key.
+        ValueError: no such list; something in it is wrong; two of its runs
+            would have one record. The message names the list, the block,
+            counted from 1, and the key.
     """
     with _said_of(f"list {name}"):
         top = tomllib.loads(_text(name))
@@ -248,9 +268,11 @@ def read_list(name: str | Path, at: str | None = None) -> list[Job]:
     ]
     with _said_of(f"list {name}"):
         _check_used(top, takers)
-    found: dict[str, Job] = {}
+    found: dict[str, tuple[Job, int]] = {}
     for number, whole in enumerate(wholes, 1):
         with _said_of(f"list {name}, block {number}"):
             for job in _block(whole):
-                found.setdefault(job.name, job)
-    return list(found.values())
+                first, there = found.setdefault(job.name, (job, number))
+                if first.plan is not job.plan:
+                    _refuse_other(first.plan, job.plan, job.name, there)
+    return [job for job, _ in found.values()]

@@ -201,6 +201,45 @@ def test_what_a_list_holds_wrong_is_named_with_the_list(few, text, says):
     assert refusal(few, text).startswith(says)
 
 
+OWN = """
+[[runs]]
+losses = ["mine"]
+noises = ["symmetric:0.4"]
+seeds = [1]
+terms = {{ mine = [{{ loss = "EpsCELoss", m = {} }}] }}
+"""
+
+
+AEL = '[[runs]]\nlosses = ["ael"]\nnoises = ["symmetric:0.4"]\nseeds = [1]\n'
+
+
+@pytest.mark.parametrize(
+    ("blocks", "differs"),
+    [
+        (OWN.format(10) + OWN.format(20), "terms: "),
+        (AEL + AEL + 'recipe_of = "mnist"', "terms: "),
+        (OWN.format(10) + OWN.format(10) + 'scale = "laptop"', "scale: "),
+        (OWN.format(10) + OWN.format(10).replace("0.4", "0.40000001"), "noise: "),
+    ],
+)
+def test_two_runs_that_would_have_one_record_are_refused(few, blocks, differs):
+    said = refusal(few, TEXT + blocks)
+    assert said.startswith(", block 4: digits_symmetric_0.4-")
+    assert f"-seed1 is in block 3 too, with another {differs}" in said
+    assert "another name in terms, or put one of the blocks into another list" in said
+
+
+def test_a_change_is_in_the_name_so_both_runs_are_done(few):
+    few.write_text(TEXT + OWN.format(10) + OWN.format(20) + "changes = { epochs = 3 }")
+    assert len(read_list(few)) == 11
+
+
+def test_the_same_run_of_two_blocks_is_taken_once_however_it_is_written(few):
+    same = OWN.format(10) + OWN.format(10.0).replace("0.4", "0.40")
+    few.write_text(TEXT + same + 'recipe_of = "mnist"\n')
+    assert len(read_list(few)) == 10
+
+
 def test_another_scale_is_that_of_every_block(few):
     few.write_text(TEXT + 'scale = "paper"\n')
     assert {job.plan.at for job in read_list(few, "laptop")} == {"laptop"}
