@@ -38,10 +38,20 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 # %% ../../nbs/18_sweeps.ipynb #b10c0f19
-def _next(waiting: Iterator, lock: threading.Lock, clock: Clock):
-    "The next job, or None when there is none or no time."
-    with lock:
-        return None if clock.is_late() else next(waiting, None)
+@dataclass
+class _Queue:
+    "Jobs that threads take one by one, until it is closed or time is up."
+
+    jobs: Iterator
+    clock: Clock
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> Any:
+        "The next job, or None."
+        with self.lock:
+            late = self.closed or self.clock.is_late()
+            return None if late else next(self.jobs, None)
 
 # %% ../../nbs/18_sweeps.ipynb #fb77006d
 # What data, settings or arithmetic can do; all else is a fault of the code.
@@ -93,7 +103,7 @@ def _side_by_side(worker: Callable[[], None], count: int) -> None:
         except Exception as error:
             broken.append(error)
 
-    # Daemons, so that Ctrl-C ends the program and not only this wait.
+    # Daemons, so that Ctrl-C ends this wait; the program ends as it can.
     threads = [
         threading.Thread(target=guarded, daemon=True) for _ in range(count)
     ]
@@ -126,15 +136,17 @@ def work(
         strict: raise what a run raises, in place of noting it as failed.
         fail: called with a job that failed and why.
     """
-    found, waiting = Outcome(), iter(jobs)
-    take = partial(_next, waiting, threading.Lock(), clock or Clock())
+    found, queue = Outcome(), _Queue(iter(jobs), clock or Clock())
     mild = () if strict else FAILURES
-    worker = partial(_worker, one, take, say, found, mild, fail)
+    worker = partial(_worker, one, queue.take, say, found, mild, fail)
     if at_once == 1:
         worker()
         return found
-    with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
-        _side_by_side(worker, at_once)
+    try:
+        with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
+            _side_by_side(worker, at_once)
+    finally:
+        queue.closed = True  # after Ctrl-C in a notebook, none begins another
     return found
 
 # %% ../../nbs/18_sweeps.ipynb #e13fde65

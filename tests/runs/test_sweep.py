@@ -1,5 +1,6 @@
 """Lists of runs: their order, what stops them, and the file of their records."""
 
+import _thread
 import functools
 import json
 import subprocess
@@ -306,6 +307,22 @@ def test_side_by_side_means_at_the_same_time():
 
     found = work([Fake(x) for x in "abcd"], one, str, at_once=2)
     assert sorted(found.done) == list("abcd")
+
+
+def test_after_ctrl_c_no_thread_begins_another_run():
+    begun = []
+
+    def one(job):
+        begun.append(job.name)
+        if len(begun) == 2:
+            _thread.interrupt_main()
+        time.sleep(0.2)
+        return job.name
+
+    with pytest.raises(KeyboardInterrupt):
+        work([Fake(x) for x in "abcdefgh"], one, str, at_once=2)
+    time.sleep(0.5)
+    assert begun == ["a", "b"]
 
 
 def test_a_clock_knows_what_a_first_epoch_takes():
