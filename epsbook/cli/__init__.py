@@ -158,8 +158,7 @@ def _engine(name: str, at_once: int | None) -> dict[str, Any]:
 
 def _say_again(jobs: list[sweep.Job], file: Path) -> None:
     "Says how many of the jobs failed before."
-    before = failures(file)
-    if again := sum((j.name, j.plan.at) in before for j in jobs):
+    if again := len(failures(file, jobs)):
         why = file.with_suffix(".failed")
         typer.echo(f"{again} of them failed before; {why} says why")
 

@@ -221,15 +221,9 @@ def _block(values: dict[str, Any]) -> Iterator[Job]:
         yield Job(plans[noise, loss], seed)
 
 # %% ../../nbs/library/runs/lists.ipynb #4d5a6d23
-def _made(plan: Plan) -> dict[str, Any]:
-    "What runs of a plan have in common, and those of another have not."
-    more = {"noise": plan.spec.to_dict(), "protocol": plan.protocol.to_dict()}
-    return plan.head | more
-
-
 def _refuse_other(old: Plan, new: Plan, name: str, number: int) -> None:
     "Refuse a plan that is not the one which block `number` has for a run."
-    was, now = _made(old), _made(new)
+    was, now = old.made, new.made
     for key in was:
         if was[key] != now[key]:
             raise ValueError(

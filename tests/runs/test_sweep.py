@@ -13,7 +13,7 @@ import pytest
 
 from epsbook import train
 from epsbook.losses.recipes import known_recipes
-from epsbook.runs import record, sweep
+from epsbook.runs import claims, record, sweep
 from epsbook.runs.sweep import Clock, Outcome, read_list, work
 from epsbook.runs.table import parts, published
 from epsbook.train import models
@@ -481,3 +481,29 @@ def test_terms_that_make_no_loss_are_refused(tmp_path, name, terms, says):
     )
     with pytest.raises(ValueError, match=says):
         sweep.read_list(file)
+
+
+def test_a_failure_of_a_run_made_otherwise_is_not_this_ones(tmp_path):
+    path, out = tmp_path / "own.toml", tmp_path / "out"
+    text = 'dataset = "digits"\nscale = "smoke"\n' + OWN
+    path.write_text(text.format(10))
+    (job,) = read_list(path)
+    out.mkdir()
+    job.checkpoint(out).write_bytes(b"not a checkpoint")
+    failed = epsbook("sweep", path, "--out", out)
+    assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr
+    file = out / "own.jsonl"
+    assert list(claims.failures(file, [job])) == [(job.name, "smoke")]
+    path.write_text(text.format(20))
+    (other,) = read_list(path)
+    assert other.name == job.name
+    assert claims.failures(file, [other]) == {} != claims.failures(file)
+    claims.note_failure(other, "later", file)  # nor does it hide the older one
+    assert "not a checkpoint" in claims.failures(file, [job])[job.name, "smoke"]
+    path.write_text(text.format(30))
+    job.checkpoint(out).unlink()
+    said = epsbook("sweep", path, "--out", out)
+    assert said.returncode == 0 and "1 runs, 1 to do" in said.stdout
+    assert "failed before" not in said.stdout
+    (found,) = record.read_lines(file)
+    assert found["terms"] == [{"loss": "EpsCELoss", "m": 30}]
