@@ -18,7 +18,7 @@ import typer
 from .. import __version__, runs
 from .data_commands import data_app
 from .table_commands import table
-from .work import do_jobs, run_line
+from .work import STOPPED, do_jobs, run_line, stop
 from ..doctor import findings
 from ..runs import record, sweep
 from ..runs.claims import Claims, failures
@@ -158,8 +158,7 @@ def _engine(name: str, at_once: int | None) -> dict[str, Any]:
 
 def _say_again(jobs: list[sweep.Job], file: Path) -> None:
     "Says how many of the jobs failed before."
-    before = failures(file)
-    if again := sum((j.name, j.plan.at) in before for j in jobs):
+    if again := len(failures(file, jobs)):
         why = file.with_suffix(".failed")
         typer.echo(f"{again} of them failed before; {why} says why")
 
@@ -256,16 +255,19 @@ def doctor() -> None:
         typer.echo(f"{name:<12} {value}")
 
 # %% ../../nbs/19_cli.ipynb #51d83752
-_STOPPED = 130  # what a shell sees of Ctrl-C
+def _main() -> int | None:
+    try:
+        return app(standalone_mode=False)
+    except KeyboardInterrupt:  # while the first one was dealt with
+        return STOPPED
 
 
 def main() -> None:
     "Entry point of the command `epsbook`."
     try:
-        code = app(standalone_mode=False)
-        if code == _STOPPED:
-            note = "epsbook: stopped; the same command goes on from here."
-            typer.echo(note, err=True)
+        code = _main()
+        if code == STOPPED:
+            stop()
         sys.exit(code)
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"epsbook: {error}")

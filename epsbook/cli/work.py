@@ -5,12 +5,17 @@
 # %% ../../nbs/library/cli/work.ipynb #c8e3f931
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -19,7 +24,7 @@ from ..runs import duration, sweep
 from ..runs.claims import Claims, note_failure
 
 # %% auto #0
-__all__ = ['HEAD', 'run_line', 'do_jobs']
+__all__ = ['HEAD', 'STOPPED', 'run_line', 'do_jobs', 'stop']
 
 # %% ../../nbs/library/cli/work.ipynb #15c1af79
 HEAD = (
@@ -160,3 +165,19 @@ def do_jobs(
         bar.close()
     _say_left(jobs, found, claims)
     return found
+
+# %% ../../nbs/library/cli/work.ipynb #79a84a11
+STOPPED = 130
+
+
+def stop() -> NoReturn:
+    """Ends the program after Ctrl-C, with one line and status 130."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one adds nothing
+    note = "epsbook: stopped; the same command goes on from here."
+    typer.echo(note, err=True)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    if threading.active_count() > 1:
+        os._exit(STOPPED)
+    sys.exit(STOPPED)

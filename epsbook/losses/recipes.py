@@ -39,7 +39,7 @@ def _build_term(loss: str, factor: float = 1, **parameters: Any) -> Loss:
     known: dict[str, Any] = loss_classes()
     if loss not in known:
         raise ValueError(f"unknown loss {loss!r}; known: {', '.join(known)}")
-    if "delta" in parameters:
+    if "delta" in parameters and hasattr(known[loss], "as_released"):
         made = known[loss].as_released(**parameters)
     else:
         made = known[loss](**parameters)

@@ -5,10 +5,10 @@
 # %% ../../nbs/library/runs/face.ipynb #714aa725
 from __future__ import annotations
 
+from .lists import read_list
 from .plan import Plan, run
 from .record import curves, measured, read_records, records
 from .settings import settings_for
-from .sweep import read_list
 
 # %% auto #0
 __all__ = ['Plan', 'curves', 'measured', 'read_list', 'read_records', 'records', 'run', 'settings_for']

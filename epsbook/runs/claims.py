@@ -116,20 +116,32 @@ def note_failure(job: Any, error: str, file: str | Path) -> None:
         error: what went wrong, in words.
         file: of the records.
     """
-    kept = ("experiment", "method", "scale")
-    line = {key: job.plan.head[key] for key in kept} | {"seed": job.seed}
+    line = job.plan.made | {"seed": job.seed}
     now = datetime.now(UTC).isoformat(timespec="seconds")
     line |= {"error": error, "when": now, "versions": versions()}
     append_record(line, Path(file).with_suffix(".failed"))
 
 
-def failures(file: str | Path) -> dict[tuple[str, str], str]:
+def _is_of(note: dict[str, Any], job: Any) -> bool:
+    "Whether a note is of this run, made as it is now."
+    made = json.loads(json.dumps(job.plan.made))
+    return all(note.get(key) == value for key, value in made.items())
+
+
+def failures(
+    file: str | Path, jobs: Iterable | None = None
+) -> dict[tuple[str, str], str]:
     """The last error of each run that failed, by its name and scale.
 
     Args:
         file: of the records; the errors are in the `.failed` beside it.
+        jobs: if given, only errors of these, not those of runs that have
+            their names and were made otherwise.
     """
     path = Path(file).with_suffix(".failed")
     text = path.read_text("utf-8") if path.exists() else ""
-    found = _json_lines(text)
-    return {(record_name(r), r["scale"]): r["error"] for r in found}
+    notes = [((record_name(r), r["scale"]), r) for r in _json_lines(text)]
+    if jobs is not None and notes:
+        known = {(job.name, job.plan.at): job for job in jobs}
+        notes = [(k, r) for k, r in notes if k in known and _is_of(r, known[k])]
+    return {key: note["error"] for key, note in notes}

@@ -163,6 +163,12 @@ class _Recorded(_Names):
             "terms": self.terms,
         }
 
+    @property
+    def made(self) -> dict[str, Any]:
+        "What its runs have in common, and those of another plan have not."
+        protocol = self.protocol.to_dict()
+        return self.head | {"noise": self.spec.to_dict(), "protocol": protocol}
+
     def record_name(self, seed: int) -> str:
         "File name, without its end, of the record of `run(seed)`."
         return record.record_name(self.head | {"seed": seed})

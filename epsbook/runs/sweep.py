@@ -6,94 +6,27 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import threading
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from . import record
 from .duration import Clock
+from .lists import Job, read_list
 from .plan import Plan
 from ..train.checkpoint import repeatable
 from ..train.progress import OutOfTime
 
+_all_ = ["Job", "read_list"]
+
 # %% auto #0
-__all__ = ['FAILURES', 'Job', 'read_list', 'Outcome', 'in_words', 'work', 'refuse_other', 'left', 'train', 'finish', 'do']
-
-# %% ../../nbs/18_sweeps.ipynb #079fbd95
-class Job(NamedTuple):
-    "One run: what, and with which seed."
-
-    plan: Plan
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """File name, without its end, of the record."""
-        return self.plan.record_name(self.seed)
-
-    def checkpoint(self, folder: Path) -> Path:
-        """The file that holds what is done of the run."""
-        return folder / f"{self.name}-{self.plan.at}.pt"
-
-# %% ../../nbs/18_sweeps.ipynb #b10c0f18
-def _block(shared: dict[str, Any], block: dict[str, Any]) -> Iterator[tuple]:
-    "Seed, noise and loss of each run of a block."
-    values = shared | block
-    names = [values.pop(name) for name in ("seeds", "noises", "losses")]
-    dataset, at = values.pop("dataset"), values.pop("scale")
-    terms, plans = values.pop("terms", {}), {}
-    for seed, noise, loss in itertools.product(*names):
-        if (noise, loss) not in plans:  # one plan serves all seeds
-            asked = values | {"own": terms.get(loss)}
-            plans[noise, loss] = Plan(dataset, noise, loss, at, **asked)
-        yield plans[noise, loss], seed
-
-# %% ../../nbs/18_sweeps.ipynb #ae626b38
-def read_list(name: str | Path, at: str | None = None) -> list[Job]:
-    """The runs of a list, in order, each once.
-
-    Args:
-        name: a list that comes with the book, such as "cifar10_paper", or a
-            TOML file: `dataset`, `scale`, then blocks `[[runs]]` with
-            `losses`, `noises` and `seeds`; and, on top or in a block,
-            `recipe_of` and `changes` of `Plan`, and `terms`, a table of
-            losses of your own: a name and what `Plan` calls `own`.
-        at: another scale than the list's.
-
-    Raises:
-        ValueError: no such list; it misses a word; a name in it is unknown.
-    """
-    shared = tomllib.loads(_text(name))
-    shared |= {"scale": at} if at else {}
-    blocks, found = shared.pop("runs", []), {}
-    try:
-        jobs = [Job(*x) for block in blocks for x in _block(shared, block)]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"list {name}: missing or unknown {error}") from None
-    for job in jobs:
-        found.setdefault(job.name, job)
-    return list(found.values())
-
-# %% ../../nbs/18_sweeps.ipynb #2e4ff5c8
-def _text(name: str | Path) -> str:
-    path, held = Path(name), files("epsbook.assets")
-    if path.suffix == ".toml":
-        return path.read_text("utf-8")
-    if (held / f"list_{name}.toml").is_file():
-        return (held / f"list_{name}.toml").read_text("utf-8")
-    known = [x.name.removeprefix("list_") for x in held.iterdir()]
-    known = sorted(x[:-5] for x in known if x.endswith(".toml"))
-    names = ", ".join(x for x in known if (held / f"list_{x}.toml").is_file())
-    raise ValueError(f"no list {str(name)!r}; known: {names}, or a .toml file")
+__all__ = ['FAILURES', 'Outcome', 'in_words', 'work', 'refuse_other', 'left', 'train', 'finish', 'do', 'Job', 'read_list']
 
 # %% ../../nbs/18_sweeps.ipynb #2aab5ff0
 @dataclass
@@ -105,10 +38,20 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 # %% ../../nbs/18_sweeps.ipynb #b10c0f19
-def _next(waiting: Iterator, lock: threading.Lock, clock: Clock):
-    "The next job, or None when there is none or no time."
-    with lock:
-        return None if clock.is_late() else next(waiting, None)
+@dataclass
+class _Queue:
+    "Jobs that threads take one by one, until it is closed or time is up."
+
+    jobs: Iterator
+    clock: Clock
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> Any:
+        "The next job, or None."
+        with self.lock:
+            late = self.closed or self.clock.is_late()
+            return None if late else next(self.jobs, None)
 
 # %% ../../nbs/18_sweeps.ipynb #fb77006d
 # What data, settings or arithmetic can do; all else is a fault of the code.
@@ -160,7 +103,7 @@ def _side_by_side(worker: Callable[[], None], count: int) -> None:
         except Exception as error:
             broken.append(error)
 
-    # Daemons, so that Ctrl-C ends the program and not only this wait.
+    # Daemons, so that Ctrl-C ends this wait; the program ends as it can.
     threads = [
         threading.Thread(target=guarded, daemon=True) for _ in range(count)
     ]
@@ -193,15 +136,17 @@ def work(
         strict: raise what a run raises, in place of noting it as failed.
         fail: called with a job that failed and why.
     """
-    found, waiting = Outcome(), iter(jobs)
-    take = partial(_next, waiting, threading.Lock(), clock or Clock())
+    found, queue = Outcome(), _Queue(iter(jobs), clock or Clock())
     mild = () if strict else FAILURES
-    worker = partial(_worker, one, take, say, found, mild, fail)
+    worker = partial(_worker, one, queue.take, say, found, mild, fail)
     if at_once == 1:
         worker()
         return found
-    with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
-        _side_by_side(worker, at_once)
+    try:
+        with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
+            _side_by_side(worker, at_once)
+    finally:
+        queue.closed = True  # after Ctrl-C in a notebook, none begins another
     return found
 
 # %% ../../nbs/18_sweeps.ipynb #e13fde65

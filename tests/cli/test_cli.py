@@ -111,28 +111,58 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(tmp_path):
     assert not list((tmp_path / "cut").glob("*.pt"))
 
 
-def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "epsbook", *RUN, "--noise", "clean"]
-    command += ["--loss", "ce", "--set", "epochs=200", "--out", str(tmp_path)]
+LONG = """
+dataset = "digits"
+scale = "smoke"
+changes = { epochs = 3000 }
+[[runs]]
+losses = ["ce"]
+noises = ["symmetric:0.4", "symmetric:0.2", "clean"]
+seeds = [1, 2]
+"""
+
+
+def interrupted(command, folder, again=0.0):
+    "Its status and what it said, after Ctrl-C in the middle of its runs."
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "epsbook", *map(str, command), "--out", str(folder)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         # A shell makes background jobs deaf to Ctrl-C, and children inherit it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    wait_for_progress(tmp_path, process)
+    wait_for_progress(folder, process)
     process.send_signal(signal.SIGINT)
+    if again:
+        time.sleep(again)
+        process.send_signal(signal.SIGINT)
     try:
         said = process.communicate(timeout=60)[1]
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert said.strip().endswith(
-        "epsbook: stopped; the same command goes on from here."
-    )
+    return process.returncode, said.strip()
+
+
+STOPPED = 130, "epsbook: stopped; the same command goes on from here."
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
+    asked = (*RUN, "--noise", "clean", "--loss", "ce", "--set", "epochs=200")
+    assert interrupted(asked, tmp_path) == STOPPED
     assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]
+
+
+def test_ctrl_c_ends_runs_side_by_side_without_an_abort(tmp_path):
+    (tmp_path / "long.toml").write_text(LONG)
+    asked, out = ("sweep", tmp_path / "long.toml", "--at-once", 2), tmp_path / "out"
+    for again in (0.0, 0.001, 0.02):  # a second Ctrl-C, while the first is dealt with
+        assert interrupted(asked, out, again) == STOPPED
+    (tmp_path / "long.toml").write_text(LONG.replace("3000", "2"))
+    done = invoke(*asked, "--out", out)
+    assert done.exit_code == 0 and "6 runs, 6 to do" in done.output
+    assert len(record.read_lines(out / "long.jsonl")) == 6
 
 
 def threads():

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from epsbook.runs import claims, record, sweep
+from epsbook.runs import claims, lists, record, sweep
 
 LIST = """
 dataset = "digits"
@@ -60,9 +60,9 @@ def wait_for(there, process):
 
 
 def test_one_plan_serves_all_seeds_of_a_list(tmp_path, monkeypatch):
-    made, plan = [], sweep.Plan
+    made, plan = [], lists.Plan
     count = lambda *names, **more: made.append(names) or plan(*names, **more)
-    monkeypatch.setattr(sweep, "Plan", count)
+    monkeypatch.setattr(lists, "Plan", count)
     jobs = sweep.read_list(grid(tmp_path, seeds=list(range(1000))))
     assert len(jobs) == 6000 and len(made) == 6
 

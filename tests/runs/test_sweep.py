@@ -1,5 +1,6 @@
 """Lists of runs: their order, what stops them, and the file of their records."""
 
+import _thread
 import functools
 import json
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from epsbook import train
 from epsbook.losses.recipes import known_recipes
-from epsbook.runs import record, sweep
+from epsbook.runs import claims, record, sweep
 from epsbook.runs.sweep import Clock, Outcome, read_list, work
 from epsbook.runs.table import parts, published
 from epsbook.train import models
@@ -91,10 +92,11 @@ def test_a_list_of_the_book_begins_with_its_worth_and_has_the_whole_table(name):
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("losses", "loses", "missing or unknown 'losses'"),
-        ("dataset", "data", "missing or unknown 'dataset'"),
+        ("losses", "loses", "block 1: unknown key 'loses'; known: .*losses"),
+        ("dataset", "data", "few.toml: unknown key 'data'; known: dataset"),
+        ('dataset = "digits"', "", "block 1: dataset is missing"),
         ('"gce", "sce"', '"gce", "foo"', "no recipe for method 'foo'"),
-        ("recipe_of", "recipes", "recipes"),
+        ("recipe_of", "recipes", "few.toml: unknown key 'recipes'"),
         ("symmetric:0.2", "symetric:0.2", "no noise 'symetric:0.2'"),
     ],
 )
@@ -102,6 +104,169 @@ def test_a_list_with_a_fault_is_refused_before_anything_runs(few, old, new, says
     few.write_text(TEXT.replace(old, new))
     with pytest.raises(ValueError, match=says):
         read_list(few)
+
+
+SEEDS = "seeds must be a list of whole numbers from 0 on, as in"
+
+
+def refusal(path, text, *more):
+    "What `read_list` says of the text; it begins with the list."
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:
+        read_list(path, *more)
+    said = str(error.value)
+    assert "\n" not in said and said.startswith(f"list {path}")
+    return said.removeprefix(f"list {path}")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("seeds = 3", f", block 2: {SEEDS} [1, 2, 3]; got 3"),
+        ('seeds = ["1"]', f', block 2: {SEEDS} [1, 2, 3]; got "1" in it'),
+        ("seeds = [1, 1.5]", f", block 2: {SEEDS} [1, 2, 3]; got 1.5 in it"),
+        ("seeds = [true]", f", block 2: {SEEDS} [1, 2, 3]; got true in it"),
+        ("seeds = [-1]", f", block 2: {SEEDS} [1, 2, 3]; got -1 in it"),
+        ("seeds = []", ", block 2: seeds is empty; it must be"),
+        ("seeds = 1979-05-27", 'got "1979-05-27"'),
+        (
+            'noises = "symmetric:0.4"',
+            ', block 2: noises must be a list of names, as in ["',
+        ),
+        ("noises = [0.4]", "got 0.4 in it"),
+        ("noises = []", ", block 2: noises is empty"),
+        ('losses = "ce"', ', block 2: losses must be a list of names, as in ["ce"'),
+        ("losses = []", ", block 2: losses is empty"),
+        ("changes = 3", ", block 2: changes must be a table of the protocol's fields"),
+        ('changes = { at = "smoke" }', 'got {"at": "smoke"} in it'),
+        ("changes = { epoch = 1 }", ", block 2: no field 'epoch'; fields: network"),
+        ('changes = { epochs = "a" }', ", block 2: epochs must be an integer"),
+        ("terms = []", ", block 2: terms must be a table of losses, each of at least"),
+        ("terms = { mine = [3] }", 'got {"mine": [3]} in it'),
+        ('terms = { mine = [{ loss = "MAELoss", factor = "a" }] }', "terms must be"),
+        (
+            'terms = { mine = [{ loss = "EpsCELoss" }] }',
+            ", block 2: mine in terms: Eps",
+        ),
+        ('terms = { mine = [{ loss = "MAELoss", delta = 1 }] }', "argument 'delta'"),
+        (
+            'terms = { mine = [{ loss = "MAELoss" }] }',
+            ", block 2: terms has 'mine', wh",
+        ),
+        (
+            'loss = ["ce"]',
+            ", block 2: unknown key 'loss'; known: dataset, scale, losses",
+        ),
+        ("dataset = 3", ', block 2: dataset must be a name, as in "cifar10"; got 3'),
+        ('dataset = "digit"', ", block 2: no data set 'digit'; known: digits"),
+        ('scale = "big"', ", block 2: scale must be one of"),
+        (
+            'recipe_of = "mist"',
+            ", block 2: gce for digits: no recipe for dataset 'mist'",
+        ),
+        ('noises = ["symmetric:2"]', ", block 2: rate must lie in [0, 1]"),
+        (
+            'losses = ["gcee"]',
+            ", block 2: gcee for digits: no recipe for method 'gcee'",
+        ),
+    ],
+)
+def test_what_a_block_holds_wrong_is_named_with_list_block_and_key(few, line, says):
+    key = line.partition(" =")[0]
+    top, first, last = TEXT.split("[[runs]]")
+    kept = [x for x in last.splitlines() if not x.startswith(f"{key} =")]
+    assert says in refusal(few, "[[runs]]".join([top, first, "\n".join([*kept, line])]))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ": no runs: add a block under [[runs]]"),
+        ("runs = []", ": no runs: add a block under [[runs]]"),
+        ("runs = 3", ": runs must be blocks, each under [[runs]]; got 3"),
+        ("[runs]\nseeds = [1]", ": runs must be blocks, each under [[runs]]; got {"),
+        ("terms = []" + TEXT, ": terms must be a table"),
+        ("losses = []" + TEXT, ": losses is empty"),
+        (
+            'terms = { m = [{ loss = "MAELoss" }] }' + TEXT,
+            ": terms has 'm', which no lo",
+        ),
+        ("seeds = [1" + TEXT, ": Unclosed array (at line "),
+        (
+            TEXT.replace("seeds = [1, 2]", ""),
+            ", block 1: seeds is missing, here and on",
+        ),
+    ],
+)
+def test_what_a_list_holds_wrong_is_named_with_the_list(few, text, says):
+    assert refusal(few, text).startswith(says)
+
+
+OWN = """
+[[runs]]
+losses = ["mine"]
+noises = ["symmetric:0.4"]
+seeds = [1]
+terms = {{ mine = [{{ loss = "EpsCELoss", m = {} }}] }}
+"""
+
+
+AEL = '[[runs]]\nlosses = ["ael"]\nnoises = ["symmetric:0.4"]\nseeds = [1]\n'
+
+
+@pytest.mark.parametrize(
+    ("blocks", "differs"),
+    [
+        (OWN.format(10) + OWN.format(20), "terms: "),
+        (AEL + AEL + 'recipe_of = "mnist"', "terms: "),
+        (OWN.format(10) + OWN.format(10) + 'scale = "laptop"', "scale: "),
+        (OWN.format(10) + OWN.format(10).replace("0.4", "0.40000001"), "noise: "),
+    ],
+)
+def test_two_runs_that_would_have_one_record_are_refused(few, blocks, differs):
+    said = refusal(few, TEXT + blocks)
+    assert said.startswith(", block 4: digits_symmetric_0.4-")
+    assert f"-seed1 is in block 3 too, with another {differs}" in said
+    assert "another name in terms, or put one of the blocks into another list" in said
+
+
+def test_a_change_is_in_the_name_so_both_runs_are_done(few):
+    few.write_text(TEXT + OWN.format(10) + OWN.format(20) + "changes = { epochs = 3 }")
+    assert len(read_list(few)) == 11
+
+
+def test_the_same_run_of_two_blocks_is_taken_once_however_it_is_written(few):
+    same = OWN.format(10) + OWN.format(10.0).replace("0.4", "0.40")
+    few.write_text(TEXT + same + 'recipe_of = "mnist"\n')
+    assert len(read_list(few)) == 10
+
+
+def test_another_scale_is_that_of_every_block(few):
+    few.write_text(TEXT + 'scale = "paper"\n')
+    assert {job.plan.at for job in read_list(few, "laptop")} == {"laptop"}
+    assert ", block 1: scale must be one of" in refusal(few, TEXT, "big")
+
+
+def test_a_list_that_is_not_there_is_named_with_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "mine.toml"):
+        with pytest.raises(ValueError, match=f"list {name}: .*cifar10_paper"):
+            read_list(name)
+    with pytest.raises(ValueError, match=f"no file {tmp_path}/mine.toml; lists"):
+        read_list("mine.toml")
+    with pytest.raises(ValueError, match=f"list a/b.toml: .* no file {tmp_path}/a/b"):
+        read_list("a/b.toml")
+    (tmp_path / "mine.toml").write_text(TEXT)
+    with pytest.raises(ValueError, match=r"did you mean the file mine\.toml"):
+        read_list("mine")
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ValueError, match=r"list folder\.toml: cannot be read: Is a"):
+        read_list("folder.toml")
+
+
+def test_a_list_as_an_editor_on_windows_saves_it_is_read(few):
+    few.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    assert len(read_list(few)) == 9
 
 
 def test_a_run_that_fails_does_not_stop_the_others():
@@ -142,6 +307,22 @@ def test_side_by_side_means_at_the_same_time():
 
     found = work([Fake(x) for x in "abcd"], one, str, at_once=2)
     assert sorted(found.done) == list("abcd")
+
+
+def test_after_ctrl_c_no_thread_begins_another_run():
+    begun = []
+
+    def one(job):
+        begun.append(job.name)
+        if len(begun) == 2:
+            _thread.interrupt_main()
+        time.sleep(0.2)
+        return job.name
+
+    with pytest.raises(KeyboardInterrupt):
+        work([Fake(x) for x in "abcdefgh"], one, str, at_once=2)
+    time.sleep(0.5)
+    assert begun == ["a", "b"]
 
 
 def test_a_clock_knows_what_a_first_epoch_takes():
@@ -300,3 +481,29 @@ def test_terms_that_make_no_loss_are_refused(tmp_path, name, terms, says):
     )
     with pytest.raises(ValueError, match=says):
         sweep.read_list(file)
+
+
+def test_a_failure_of_a_run_made_otherwise_is_not_this_ones(tmp_path):
+    path, out = tmp_path / "own.toml", tmp_path / "out"
+    text = 'dataset = "digits"\nscale = "smoke"\n' + OWN
+    path.write_text(text.format(10))
+    (job,) = read_list(path)
+    out.mkdir()
+    job.checkpoint(out).write_bytes(b"not a checkpoint")
+    failed = epsbook("sweep", path, "--out", out)
+    assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr
+    file = out / "own.jsonl"
+    assert list(claims.failures(file, [job])) == [(job.name, "smoke")]
+    path.write_text(text.format(20))
+    (other,) = read_list(path)
+    assert other.name == job.name
+    assert claims.failures(file, [other]) == {} != claims.failures(file)
+    claims.note_failure(other, "later", file)  # nor does it hide the older one
+    assert "not a checkpoint" in claims.failures(file, [job])[job.name, "smoke"]
+    path.write_text(text.format(30))
+    job.checkpoint(out).unlink()
+    said = epsbook("sweep", path, "--out", out)
+    assert said.returncode == 0 and "1 runs, 1 to do" in said.stdout
+    assert "failed before" not in said.stdout
+    (found,) = record.read_lines(file)
+    assert found["terms"] == [{"loss": "EpsCELoss", "m": 30}]
