@@ -66,6 +66,7 @@ LOSSES = {
     "forward": ([{"loss": "ForwardLoss"}], ()),
     "backward": ([{"loss": "BackwardLoss"}], ()),
     "NLNL": ([{"loss": "NLNLLoss"}], ()),
+    "NLNL mean": ([{"loss": "NLNLLoss", "num_draws": None}], ()),
     "peer": ([{"loss": "PeerLoss"}], ()),
     "bootstrap": ([{"loss": "BootstrapLoss", "beta": 0.8}], ()),
     "ELR": ([{"loss": "ELRLoss", "num_samples": 2000}], ()),
