@@ -5,6 +5,7 @@
 # %% ../../nbs/library/losses/blocks.ipynb #b10c5003
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
 # %% auto #0
 __all__ = ['is_plain', 'is_eager_cpu', 'is_large', 'block_rows', 'in_blocks']
@@ -39,7 +40,8 @@ _PART = 1 << 17  # the same where a dozen arrays come of them
 
 def is_large(logits: Float[Tensor, "n c *d"]) -> bool:
     "Does it pay to go block by block, and can one?"
-    traced = torch.compiler.is_compiling()  # where sizes may be unknown
+    # Where a graph is traced, sizes may be unknown, or others later.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     large = not traced and logits.ndim > 1 and logits.numel() > _BLOCK
     return large and is_eager_cpu(logits)
 
@@ -49,6 +51,17 @@ def block_rows(logits: Float[Tensor, "n c *d"], size: int | None = None) -> int:
     return max(1, (size or _BLOCK) * len(logits) // logits.numel())
 
 # %% ../../nbs/library/losses/blocks.ipynb #b10c5009
+def _own_memory() -> AbstractContextManager:
+    "Keeps what a block saves from hooks on saved tensors, as of a checkpoint."
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
+        return nullcontext()
+
+    def same(x: Tensor) -> Tensor:
+        return x
+
+    return torch.autograd.graph.saved_tensors_hooks(same, same)
+
+
 class _Slopes(torch.autograd.Function):
     "A loss for each sample and its gradient, block by block."
 
@@ -58,7 +71,7 @@ class _Slopes(torch.autograd.Function):
         rows = block_rows(logits, _PART)
         parts = (v.split(rows) for v in (logits, target, slopes))
         for x, y, place in zip(*parts, strict=True):
-            with torch.enable_grad():
+            with torch.enable_grad(), _own_memory():
                 x = x.detach().requires_grad_()
                 value = each(x, y)
                 place[:] = torch.autograd.grad(value.sum(), x)[0]
@@ -72,12 +85,14 @@ class _Slopes(torch.autograd.Function):
         logits, target, slopes = ctx.saved_tensors
         if not torch.is_grad_enabled():
             return slopes * grad.unsqueeze(1), None, None
-        value = ctx.each(logits, target)
-        slope = torch.autograd.grad(value, logits, grad, create_graph=True)
+        x = logits.view_as(logits)  # hooks on the logits are for what comes out
+        value = ctx.each(x, target)
+        slope = torch.autograd.grad(value, x, grad, create_graph=True)
         return *slope, None, None
 
 # %% ../../nbs/library/losses/blocks.ipynb #b10c5010
 def in_blocks(
+    loss: nn.Module,
     each: Callable[[Tensor, Tensor], Tensor],
     logits: Float[Tensor, "n c *d"],
     target: Int[Tensor, "n *d"],
@@ -85,10 +100,12 @@ def in_blocks(
     """`each(logits, target)`, block by block if there are many logits on a CPU.
 
     Args:
-        each: a loss for each sample of its own, with no parameter to learn.
+        loss: whose `each` it is; if it learns a parameter, no blocks are made.
+        each: a loss for each sample, of its own logits and label alone.
         logits, target: floats, and int64 labels in 0..C-1.
     """
-    if not is_large(logits):
+    learns = any(p.requires_grad for p in loss.parameters())
+    if learns or not is_large(logits):
         return each(logits, target)
     if logits.requires_grad and torch.is_grad_enabled():
         return _Slopes.apply(logits, target, each)

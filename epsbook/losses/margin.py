@@ -33,7 +33,7 @@ def log_rest(log_p: Tensor, given: Tensor, dim: int) -> Tensor:
     one half; the others' sum is at hand for that one.
     """
     first = log_p.argmax(dim, keepdim=True)
-    direct = (-given.clamp_max(math.log(0.5)).exp()).log1p()
+    direct = (-given.clamp_max(-0.5).exp()).log1p()  # with a slope at 1/2
     if all_finite(log_p):
         others = log_p.scatter(dim, first, -torch.inf)
         rest = others.logsumexp(dim, keepdim=True)
@@ -108,7 +108,7 @@ class LDRLoss(Loss):
         return _ldr(self, log_pi, log_pi)
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        return in_blocks(partial(_ldr_given, self), logits, target)
+        return in_blocks(self, partial(_ldr_given, self), logits, target)
 
 # %% ../../nbs/10_topk.ipynb #d88d68c0
 def _norm(logits: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ __all__ = ['NCELoss', 'NFLLoss', 'NNCELoss', 'NNFLLoss']
 class _Share(Loss):
     "The part of the given label in the sum of the parts of all labels."
 
+    many_arrays = False  # large batches are faster block by block
+
     def _parts(self, logits: Tensor) -> Tensor:
         "A number for each class, all of one sign, (N, C, ...)."
         raise NotImplementedError
@@ -46,7 +48,9 @@ class _Share(Loss):
         return parts / total
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
-        return in_blocks(self._each, logits, target)
+        if self.many_arrays:
+            return in_blocks(self, self._each, logits, target)
+        return self._each(logits, target)
 
     def _each(self, logits: Tensor, target: Tensor) -> Tensor:
         dim = class_dim(logits)
@@ -81,6 +85,7 @@ class NFLLoss(_Share):
     labels", ICML 2020.
     """
 
+    many_arrays = True
     ranges: ClassVar = {"gamma": "[0, 100]", "detach_factor": SWITCH}
     properties = Properties("yes", "no", "1", "no")
 
@@ -165,6 +170,7 @@ class NNFLLoss(_Lack):
     labels", NeurIPS 2023.
     """
 
+    many_arrays = True
     ranges: ClassVar = {
         "gamma": "[0, inf)",
         "tau": "(0, 0.5)",

@@ -458,6 +458,16 @@ def test_backward_twice_gives_equal_gradients(make):
     assert torch.equal(a, b)
 
 
+def test_a_start_at_zero_is_left():
+    "At p = 1/2 the slope is one, too: two classes begin there."
+    for loss, want in ((losses.NLNLLoss(), 0.5), (losses.LDRLoss(), 0.3787)):
+        h = torch.zeros(1, 2, requires_grad=True)
+        (slope,) = torch.autograd.grad(loss(h, torch.tensor([0])), h)
+        torch.testing.assert_close(
+            slope, want * torch.tensor([[-1.0, 1]]), rtol=1e-3, atol=0
+        )
+
+
 # ---- large batches go in blocks ----------------------------------------------
 
 LARGE = [(300, 100), (3, 6000), (2, 500, 4, 9)]
@@ -472,12 +482,10 @@ def in_blocks(loss, monkeypatch, *inputs):
 
 #: Losses whose gradient is computed with the loss, block by block.
 SLOPES = {
-    "nce": losses.NCELoss,
     "nfl": losses.NFLLoss,
-    "nnce": partial(losses.NNCELoss, tau=1e-5),
     "nnfl": partial(losses.NNFLLoss, tau=1e-5),
     "ldr": losses.LDRLoss,
-    "sum with nce": lambda **o: losses.NCELoss(**o) + 3 * MAELoss(**o),
+    "sum with nfl": lambda **o: losses.NFLLoss(**o) + 3 * MAELoss(**o),
 }
 IN_BLOCKS = {n: CASES[n] for n in ("ce", "eps_ce", "sum", "mixed")} | SLOPES
 IN_BLOCKS["nfl as released"] = partial(losses.NFLLoss, detach_factor=True)
@@ -502,10 +510,15 @@ def test_blocks_change_nothing(shape, name, monkeypatch):
             torch.testing.assert_close(u, v)
 
 
-@pytest.mark.parametrize("name", SLOPES)
-def test_slopes_of_blocks_have_slopes_and_stay(name, monkeypatch):
+@pytest.fixture
+def small_blocks(monkeypatch):
+    "Every batch is large, and a block has two samples of five classes."
     monkeypatch.setattr("epsbook.losses.blocks._BLOCK", 5)
     monkeypatch.setattr("epsbook.losses.blocks._PART", 10)
+
+
+@pytest.mark.parametrize("name", SLOPES)
+def test_slopes_of_blocks_have_slopes_and_stay(name, small_blocks):
     h, y = batch(7, 5)
     h.requires_grad_()
     loss = SLOPES[name](weight=torch.rand(5, dtype=torch.float64), reduction="none")
@@ -521,15 +534,54 @@ def test_slopes_of_blocks_have_slopes_and_stay(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", SLOPES)
-def test_an_ignored_nan_reaches_no_other_block(name, monkeypatch):
-    monkeypatch.setattr("epsbook.losses.blocks._BLOCK", 5)
-    monkeypatch.setattr("epsbook.losses.blocks._PART", 10)
+def test_an_ignored_nan_reaches_no_other_block(name, small_blocks):
     h, y = batch(7, 5)
     rest = h[1:].clone().requires_grad_()
     (want,) = torch.autograd.grad(SLOPES[name]()(rest, y[1:]), rest)
     h[0], y[0] = math.nan, -100
     (got,) = torch.autograd.grad(SLOPES[name]()(h.requires_grad_(), y), h)
     torch.testing.assert_close(got[1:], want)
+
+
+def test_a_hook_on_the_logits_is_called_once(small_blocks):
+    h, y = batch(7, 5)
+    h.requires_grad_()
+    heard = []
+    h.register_hook(lambda g: heard.append(1) or 2 * g)
+    losses.LDRLoss()(h, y).backward(create_graph=True)
+    once = h.grad.detach() / 2
+    assert heard == [1]
+    plain = h.detach().clone().requires_grad_()
+    losses.LDRLoss()(plain, y).backward()
+    torch.testing.assert_close(once, plain.grad)
+
+
+def test_blocks_do_not_run_a_checkpointed_network_again(small_blocks):
+    h, y = batch(7, 5)
+    ran = []
+
+    def network(x):
+        ran.append(1)
+        return losses.NFLLoss()(2 * x, y)
+
+    x = h.requires_grad_()
+    torch.utils.checkpoint.checkpoint(network, x, use_reentrant=False).backward()
+    assert len(ran) == 2
+
+
+def test_what_a_loss_learns_is_not_lost_in_blocks(small_blocks):
+    class Warm(losses.NFLLoss):
+        def __init__(self):
+            super().__init__()
+            self.heat = torch.nn.Parameter(torch.tensor(2.0).double())
+
+        def _parts(self, logits):
+            return super()._parts(logits * self.heat)
+
+    h, y = batch(7, 5)
+    loss = Warm()
+    loss(h.requires_grad_(), y).backward()
+    assert loss.heat.grad.abs() > 0
 
 
 @pytest.mark.parametrize("shape", [(400, 5), (9, 1000), (50, 6, 2, 3)])

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import signal
 import time
 from typing import NamedTuple
 
@@ -309,7 +310,15 @@ def test_side_by_side_means_at_the_same_time():
     assert sorted(found.done) == list("abcd")
 
 
-def test_after_ctrl_c_no_thread_begins_another_run():
+@pytest.fixture
+def interruptible():
+    "Ctrl-C is heard; a job in a shell's background inherits a deaf ear."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_ctrl_c_no_thread_begins_another_run(interruptible):
     begun = []
 
     def one(job):
