@@ -262,29 +262,31 @@ def best(mutant=False, drop=""):
 
 @check(
     "Corollary 13.7",
-    "a memory that follows its answers keeps its class from λ/(2(λ-1)) on, if λ > 2",
-    "1.1 of it",
-    "all that is not on the class is on the label (a part is on a third one)",
+    "a memory that follows its answers keeps its class if λΔ > 2(1 - t_y), else not",
+    "1.1 of the limit",
+    "the class leads in memory (a third class does)",
 )
 def kept(mutant=False, drop=""):
     wrong = total = 0
     for lam in (1.5, 2.5, 3.0, 7.0):
-        border = lam / (2 * (lam - 1)) if lam > 2 else 1.0
-        share = 0.5 + 0.5 * torch.rand(N // 3, generator=generator(int(lam))).double()
-        third = 0.5 * (1 - share) if drop else torch.zeros_like(share)
-        t = torch.stack([1 - share - third, share, third], -1)
+        t = memories(4, seed=int(lam))[: N // 3]
+        sure = 0.9 * torch.rand(len(t), 1, generator=generator(int(lam))).double()
+        t = (1 - sure) * t + sure * torch.eye(4).double()[1]
+        if drop:
+            t = t[:, [0, 2, 1, 3]]
+        need = 2 * (1 - t[:, 0]) * (1.1 if mutant else 1)
+        limit = lam * (t[:, 1] - t[:, 0]) - need
         a = torch.linspace(0, 1 - 1e-6, 101).double()
         for _ in range(80):  # the best answer of a grid, then the memory follows
-            agreement = t[:, :1] * (1 - a) + t[:, 1:2] * a
+            best = t[:, 1:].amax(1, keepdim=True)
+            agreement = t[:, :1] * (1 - a) + best * a
             cost = lam * torch.log1p(-agreement) - torch.log1p(-a)
             p = a[cost.argmin(-1)]
-            now = torch.stack([1 - p, p, torch.zeros_like(p)], -1)
+            now = torch.zeros_like(t).scatter(
+                1, 1 + t[:, 1:].argmax(1, True), p[:, None]
+            )
+            now[:, 0] = 1 - p
             t = 0.7 * t + 0.3 * now
-        stays = t[:, 1] > 0.5
-        claimed = share > border * (1.1 if mutant else 1)
-        clear = (share - border).abs() > 0.03
-        if lam <= 2:
-            claimed = torch.zeros_like(stays)
-            clear = share < 0.97
-        wrong, total = wrong + ((stays != claimed) & clear).sum(), total + len(share)
+        stays, clear = t[:, 1] > 0.5, limit.abs() > 0.1
+        wrong, total = wrong + ((stays != (limit > 0)) & clear).sum(), total + len(t)
     return wrong, total, None
