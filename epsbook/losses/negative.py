@@ -119,9 +119,9 @@ class PeerLoss(_Drawing):
         alpha: factor of the second term, >= 0; 0 is cross-entropy.
         generator: where the draws come from; None is torch's own.
 
-    No lower bound. Depends on the batch, so there is no loss per class.
-    Source: Liu and Guo, "Peer loss functions: learning from noisy labels
-    without knowing noise rates", ICML 2020.
+    No lower bound. Depends on the batch, so there is no loss per class; a
+    batch of one is its own peer. Source: Liu and Guo, "Peer loss functions:
+    learning from noisy labels without knowing noise rates", ICML 2020.
     """
 
     ranges: ClassVar = {"alpha": "[0, inf)"}
@@ -232,7 +232,7 @@ class ELRLoss(Remembering):
         num_samples, num_classes: size of the memory `targets`, a buffer.
         lam, beta: factor of the second term; slowness of the memory, below 1.
 
-    Called with `index=`, int64 (N,); logits are (N, C). Several processes set
+    Called with `index=`, int64 (N,), none twice; logits (N, C). Processes set
     `across_processes` of `Remembering`. Source: Liu et al., "Early-learning
     regularization prevents memorization of noisy labels", NeurIPS 2020.
     """
