@@ -17,9 +17,9 @@ from .curve import NO_LABEL, Curve, CurveSum, every_label
 from .curve import given_label
 from .inputs import can_look, check_logits, check_number
 from .inputs import class_dim, result_dtype, wide
-from .options import Coefs, check_kept, formula, in_a_row
-from .options import shared_options
 from .reduction import Reducible, reduce, weigh, weigh_every
+from .terms import Coefs, check_kept, formula, in_a_row
+from .terms import shared_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,7 +41,7 @@ _PART = 1 << 17  # the same where a dozen arrays come of them
 def is_large(logits: Float[Tensor, "n c *d"]) -> bool:
     "Does it pay to go block by block, and can one?"
     # Where a graph is traced, sizes may be unknown, or others later.
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced = torch.compiler.is_compiling() or torch._C._is_tracing()
     large = not traced and logits.ndim > 1 and logits.numel() > _BLOCK
     return large and is_eager_cpu(logits)
 
@@ -53,7 +53,8 @@ def block_rows(logits: Float[Tensor, "n c *d"], size: int | None = None) -> int:
 # %% ../../nbs/library/losses/blocks.ipynb #b10c5009
 def _own_memory() -> AbstractContextManager:
     "Keeps what a block saves from hooks on saved tensors, as of a checkpoint."
-    if not torch._C._autograd._saved_tensors_hooks_is_enabled():
+    autograd: Any = getattr(torch._C, "_autograd")  # noqa: B009
+    if not autograd._saved_tensors_hooks_is_enabled():
         return nullcontext()
 
     def same(x: Tensor) -> Tensor:

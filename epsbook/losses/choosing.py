@@ -196,9 +196,10 @@ def _behind(k: int, asked: Asked) -> int | None:
     leaf = _choices()[0][name]
     if not LEAST <= k <= MANY or asked.kind == "pair":
         return None
-    if name == "many_told":
+    if name == "many_told" and asked.rate is not None:
         near = nearest_rate(_recipe(k, "ce_eps+mae", asked), asked.rate)
-        return leaf.behind if abs(near - asked.rate) < 0.01 else None
+        is_near = near is not None and abs(near - asked.rate) < 0.01
+        return leaf.behind if is_near else None
     return None if name == "told" and k > FEW else leaf.behind
 
 # %% ../../nbs/30_choosing.ipynb #675b1c97

@@ -6,26 +6,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from typing import TypedDict, Unpack
 
-import torch
 from torch import nn
 
 from .inputs import check_flag, check_number, check_options, short
 from ..noise.labels import check_int
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Self
 
     from jaxtyping import Float
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['SWITCH', 'COUNT', 'COUNT_OR_NONE', 'OPTIONS', 'check_parameter', 'Properties', 'Options', 'Described',
-           'shared_options', 'formula', 'in_a_row', 'check_kept', 'Coefs']
+__all__ = ['SWITCH', 'COUNT', 'COUNT_OR_NONE', 'OPTIONS', 'check_parameter', 'Properties', 'Options', 'Described']
 
 # %% ../../nbs/library/losses/options.ipynb #7abdd08e
 SWITCH, COUNT = "True or False", "1, 2, ..."
@@ -33,12 +31,7 @@ COUNT_OR_NONE = f"{COUNT} or None"
 
 
 def check_parameter(name: str, value: Any, allowed: str) -> Any:
-    """`value`, if it is allowed.
-
-    Args:
-        name: of the parameter, for the message.
-        value: what was given.
-        allowed: an interval, `SWITCH`, `COUNT` or `COUNT_OR_NONE`.
+    """`value`, if an interval or one of the words above allows it.
 
     Raises:
         TypeError, ValueError: it is something else.
@@ -115,6 +108,22 @@ class _Declared(nn.Module):
         temperature: float
         unit: bool
 
+# %% ../../nbs/library/losses/options.ipynb #04c5a1bc
+def _naming(init: Any) -> Any:
+    "`init`, which says of a parameter that there is not which there are."
+
+    def made(self: Any, **options: Any) -> None:
+        for name in options.keys() - set(OPTIONS):
+            inits = [inspect.signature(c.__init__) for c in type(self).__mro__]
+            every = [p for s in inits for p in s.parameters.values()]
+            known = [p.name for p in every if p.kind == p.KEYWORD_ONLY]
+            had = ", ".join(dict.fromkeys(known))
+            kind = type(self).__name__
+            raise TypeError(f"{kind} has no {name!r}; it has {had}")
+        init(self, **options)
+
+    return functools.wraps(init)(made)
+
 # %% ../../nbs/library/losses/options.ipynb #04c5a1bd
 class _Options(_Declared):
     "A module with checked options and parameters."
@@ -134,6 +143,9 @@ class _Options(_Declared):
         check_options(weight, ignore_index, reduction)
         self.register_buffer("weight", weight)
         self.ignore_index, self.reduction = ignore_index, reduction
+
+    if not TYPE_CHECKING:  # which knows it by itself
+        __init__ = _naming(__init__)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.ranges:
@@ -182,109 +194,3 @@ class Described(_Options):
     def __repr__(self) -> str:
         shown = [f"{k}={short(getattr(self, k))}" for k in self.ranges]
         return f"{type(self).__name__}({', '.join(shown + self._changed())})"
-
-# %% ../../nbs/library/losses/options.ipynb #04c5a1c1
-def _same(a: Any, b: Any) -> bool:
-    "Are two values of an option one? Weights may have been moved since."
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same = a.shape == b.shape
-        return same and (a.is_meta or b.is_meta or torch.equal(a, b.to(a)))
-    return a is b or a == b
-
-
-def shared_options(losses: Iterable[Described]) -> dict[str, Any]:
-    """The options that all have; a sum has one reduction, not several.
-
-    Raises:
-        ValueError: they differ.
-    """
-    first, *rest = losses
-    for other in rest:
-        for name in OPTIONS:
-            a, b = getattr(first, name), getattr(other, name)
-            if not _same(a, b):
-                raise ValueError(
-                    f"terms of a sum must agree on {name}, got {a!r} and "
-                    f"{b!r}: leave it out of the terms and give it to the "
-                    f"sum, (a + b).with_options({name}=...)"
-                )
-    return {name: getattr(first, name) for name in OPTIONS}
-
-
-def formula(loss: Described, terms: Iterable[tuple[float, Described]]) -> str:
-    "A sum as its terms with their factors, and the options it has alone."
-    text, own = "", {}
-    for c, t in terms:
-        factor = "" if abs(c) == 1 else f"{short(abs(c))} * "
-        text += f" {'-' if c < 0 else '+'} {factor}{t!r}"
-        for name in OPTIONS:
-            if not _same(getattr(loss, name), getattr(t, name)):
-                own[name] = getattr(loss, name)
-    text = text.removeprefix(" + ").strip()
-    shown = (f"{k}={'...' if k == 'weight' else repr(own[k])}" for k in own)
-    return f"({text}).with_options({', '.join(shown)})" if own else text
-
-# %% ../../nbs/library/losses/options.ipynb #04c5a1c2
-def in_a_row(terms: Iterable[Described]) -> list:
-    "Each term, then its options, one after the other."
-    row = []
-    for t in terms:
-        row += t, t._buffers["weight"], t.ignore_index, t.reduction
-    return row
-
-
-def check_kept(now: list, told: list, loss: Described) -> None:
-    """Refuses options that were set on a term of a sum.
-
-    Args:
-        now, told: of `in_a_row`, now and before.
-        loss: the sum, whose own options a term may have, too.
-
-    Raises:
-        ValueError: names the option and the term.
-    """
-    for i, value in enumerate(now):
-        term, name = now[i - i % 4], ("", *OPTIONS)[i % 4]
-        if not name or _same(value, told[i]):
-            continue
-        if not _same(value, getattr(loss, name)):
-            raise ValueError(
-                f"{name} was set on {term!r}, a term of a sum: set it on the "
-                f"sum, whose options count, or use with_options({name}=...)"
-            )
-
-# %% ../../nbs/library/losses/options.ipynb #04c5a1c3
-class Coefs(Sequence):
-    """The factors of a sum; one that is set is checked and counts at once.
-
-    Args:
-        values: the list that is looked up and changed.
-    """
-
-    def __init__(self, values: list[float]) -> None:
-        self._values = values
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._values[place]
-
-    def __setitem__(self, place: Any, value: Any) -> None:
-        if not isinstance(place, slice):
-            self._values[place] = check_number("coefficient", value)
-            return
-        made = [check_number("coefficient", x) for x in value]
-        kept = len(self._values[place])
-        if len(made) != kept:
-            raise ValueError(
-                f"{kept} coefficients cannot become {len(made)}: a sum keeps "
-                "its number of terms"
-            )
-        self._values[place] = made
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and self._values == list(other)
-
-    def __repr__(self) -> str:
-        return repr(self._values)

@@ -660,3 +660,15 @@ def test_probabilities_may_be_rounded_and_are_looked_at_on_the_cpu_alone():
 def test_weights_of_another_kind_name_the_fix():
     with pytest.raises(TypeError, match="got ndarray"):
         el.CELoss(weight=X[0].numpy())
+
+
+@pytest.mark.parametrize("cls", loss_classes().values())
+def test_an_unknown_parameter_is_told_the_known_ones(cls):
+    good = {p: GOOD[p] for p in cls.ranges if p in GOOD}
+    if cls in (el.ForwardLoss, el.BackwardLoss):
+        good["transition"] = torch.eye(5)
+    with pytest.raises(TypeError, match="redution") as error:
+        cls(redution="sum", **good)
+    told, known = str(error.value).split("; it has ")
+    assert told == f"{cls.__name__} has no 'redution'"
+    assert {*good, "weight", "ignore_index", "reduction"} <= set(known.split(", "))
