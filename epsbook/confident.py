@@ -82,7 +82,7 @@ def _predicted(
     d: data.Dataset,
     given: Int64[Tensor, " n"],
     fold: Int64[Tensor, " n"],
-    asked: tuple,
+    asked: tuple[losses.Loss, train.Protocol, int, str | None],
     folder: str | Path | None,
 ) -> Float64[Tensor, "n c"]:
     "One training for each fold; refused before the first if one cannot be."

@@ -185,7 +185,7 @@ def do_sweep(
 
     Example: epsbook sweep cifar10_paper --minutes 10 --at-once 4
     """
-    how = {"device": device} | _engine(engine, at_once)
+    how: dict[str, Any] = {"device": device} | _engine(engine, at_once)
     jobs, file = sweep.read_list(name, scale), out / f"{Path(name).stem}.jsonl"
     _folder(out)
     claims = Claims(file)

@@ -113,9 +113,10 @@ class _Noted:
     def fail(self, job: sweep.Job, error: str) -> None:
         "Keeps why the run failed."
         self.bar.ended(job.name, done=False)
+        assert self.claims is not None  # else `do_jobs` does not pass `fail`
         note_failure(job, error, self.claims.file)
 
-
+# %% ../../nbs/library/cli/work.ipynb #5e0a41c7
 def _watch(
     bar: duration.Bar,
     also: Callable[[list], None] | None,
@@ -123,7 +124,13 @@ def _watch(
 ) -> Callable[[list], None]:
     "A `watch` for the `fit` of a job: moves the bar, calls `also`."
     move = bar.watch(job.name)
-    return lambda rows: (move(rows), also and also(rows))
+
+    def both(rows: list) -> None:
+        move(rows)
+        if also:
+            also(rows)
+
+    return both
 
 
 def _say(line: str) -> None:

@@ -64,7 +64,7 @@ class AGCELoss(CurveLoss):
 # %% ../../nbs/07_asymmetric.ipynb #240fc839
 def _check_power(name: str, base: float, exponent: float) -> None:
     try:
-        base**exponent
+        pow(base, exponent)
     except OverflowError:
         raise ValueError(
             f"{name} is too large to compute: choose a smaller q"

@@ -73,7 +73,7 @@ def _fraction(name: str, value: Any) -> float:
     "`value` as a float in (0, 1]; else an error."
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 < value <= 1:
+    if value <= 0 or not value <= 1:  # refuses NaN too
         raise ValueError(f"{name} must lie in (0, 1], got {value}")
     return float(value)
 

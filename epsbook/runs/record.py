@@ -215,8 +215,8 @@ def curves(
     return pd.concat(found, ignore_index=True)
 
 # %% ../../nbs/library/runs/record.ipynb #f74eb7cb
-def measured(name: str) -> list[dict[str, Any]]:
-    """Rows of the measurement `name` that came with the book.
+def measured(name: str) -> Any:
+    """The measurement `name` that came with the book: rows, or parts by name.
 
     Raises:
         FileNotFoundError: there is none.

@@ -20,7 +20,8 @@ from ..train import Protocol, fit
 from ..train.measure import corrupted
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    import numpy as np
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     Terms = list[dict[str, Any]]
@@ -83,7 +84,11 @@ class _WarmUp:
 
 # %% ../../nbs/library/runs/staged.ipynb #433aa53a
 def _pruned(
-    d: data.Dataset, given: Tensor, doubted: Tensor, *asked: Any, **options: Any
+    d: data.Dataset,
+    given: Tensor,
+    doubted: Bool[np.ndarray, " n"],
+    *asked: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     "Trains on the rest; which of its labels are right, the run is not told."
     rest, clean = prune(d, given, doubted), noise.NoiseSpec.clean()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..data import DATASETS
 from ..losses.recipes import known_recipes
@@ -261,9 +261,9 @@ def orders(cells: Iterable[Cell], fewest: int = 4) -> list[Order]:
     Raises:
         ImportError: SciPy is not installed.
     """
-    from scipy.stats import spearmanr
+    from scipy.stats import spearmanr  # untyped: what it returns is guessed
 
-    columns: dict[tuple, list] = {}
+    columns: dict[tuple[str, str, str], list] = {}
     for c in cells:
         if c.laptop:
             key = c.table, c.dataset, c.noise
@@ -271,6 +271,6 @@ def orders(cells: Iterable[Cell], fewest: int = 4) -> list[Order]:
     found = []
     for key, pairs in columns.items():
         if len(pairs) >= fewest:
-            n, rho = len(pairs), float(spearmanr(pairs).statistic)
+            n, rho = len(pairs), float(cast(Any, spearmanr(pairs)).statistic)
             found.append(Order(*key, n, rho, *interval(rho, n)))
     return found

@@ -18,7 +18,7 @@ __all__ = ['MARKS', 'LEGEND', 'number', 'of_ours', 'plain', 'grid', 'overview', 
 
 # %% ../../nbs/library/runs/typeset.ipynb #f07e55b0
 #: A sign for each state.
-MARKS = dict(zip(STATES, ("=", "≠", "?", "L", ""), strict=True))
+MARKS: dict[str, str] = dict(zip(STATES, ("=", "≠", "?", "L", ""), strict=True))
 #: What the signs mean, in one line.
 LEGEND = (
     "paper / ours; = within 2 pooled standard deviations, ≠ beyond, "
