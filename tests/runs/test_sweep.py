@@ -149,7 +149,7 @@ def refusal(path, text, *more):
             'terms = { mine = [{ loss = "EpsCELoss" }] }',
             ", block 2: mine in terms: Eps",
         ),
-        ('terms = { mine = [{ loss = "MAELoss", delta = 1 }] }', "argument 'delta'"),
+        ('terms = { mine = [{ loss = "MAELoss", delta = 1 }] }', "no 'delta'"),
         (
             'terms = { mine = [{ loss = "MAELoss" }] }',
             ", block 2: terms has 'mine', wh",
