@@ -18,7 +18,7 @@ import typer
 from .. import __version__, runs
 from .data_commands import data_app
 from .table_commands import table
-from .work import STOPPED, do_jobs, run_line, stop
+from .work import STOPPED, do_jobs, hear_once, run_line, stop
 from ..doctor import findings
 from ..runs import record, sweep
 from ..runs.claims import Claims, failures
@@ -255,20 +255,16 @@ def doctor() -> None:
         typer.echo(f"{name:<12} {value}")
 
 # %% ../../nbs/19_cli.ipynb #51d83752
-def _main() -> int | None:
-    try:
-        return app(standalone_mode=False)
-    except KeyboardInterrupt:  # while the first one was dealt with
-        return STOPPED
-
-
 def main() -> None:
     "Entry point of the command `epsbook`."
+    hear_once()
     try:
-        code = _main()
+        code = app(standalone_mode=False)
         if code == STOPPED:
             stop()
         sys.exit(code)
+    except KeyboardInterrupt:  # outside of what the app deals with
+        stop()
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         sys.exit(f"epsbook: {error}")
     except Exception as error:

@@ -24,7 +24,7 @@ from ..runs import duration, sweep
 from ..runs.claims import Claims, note_failure
 
 # %% auto #0
-__all__ = ['HEAD', 'STOPPED', 'run_line', 'do_jobs', 'stop']
+__all__ = ['HEAD', 'STOPPED', 'run_line', 'do_jobs', 'hear_once', 'stop']
 
 # %% ../../nbs/library/cli/work.ipynb #15c1af79
 HEAD = (
@@ -177,9 +177,19 @@ def do_jobs(
 STOPPED = 130
 
 
+def hear_once() -> None:
+    """From here on the first Ctrl-C is heard, and no second one."""
+
+    def hear(*_: Any) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, hear)
+
+
 def stop() -> NoReturn:
     """Ends the program after Ctrl-C, with one line and status 130."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one adds nothing
     note = "epsbook: stopped; the same command goes on from here."
     typer.echo(note, err=True)
     for stream in (sys.stdout, sys.stderr):

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from epsbook.cli import app, main
+from epsbook.cli.work import hear_once
 from epsbook.doctor import findings
 from epsbook.runs import record
 
@@ -163,6 +164,20 @@ def test_ctrl_c_ends_runs_side_by_side_without_an_abort(tmp_path):
     done = invoke(*asked, "--out", out)
     assert done.exit_code == 0 and "6 runs, 6 to do" in done.output
     assert len(record.read_lines(out / "long.jsonl")) == 6
+
+
+def test_only_the_first_ctrl_c_is_heard():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        hear_once()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a background job has it
+        hear_once()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def threads():
