@@ -70,6 +70,15 @@ LOSSES = {
     "peer": ([{"loss": "PeerLoss"}], ()),
     "bootstrap": ([{"loss": "BootstrapLoss", "beta": 0.8}], ()),
     "ELR": ([{"loss": "ELRLoss", "num_samples": 2000}], ()),
+    "AMSE": ([{"loss": "AMSELoss", "a": 30}], ()),
+    "sparsity": ([{"loss": "SparsityLoss", "p": 0.1}], ()),
+    "variation": ([{"loss": "BoundedVariationCELoss", "a": 1}], ()),
+    "JS": ([{"loss": "JSLoss", "pi": 0.5}], ()),
+    "Taylor": ([{"loss": "TaylorCELoss", "order": 6}], ()),
+    "truncated": ([{"loss": "TruncatedGCELoss"}], ()),
+    "temperature": ([{"loss": "TemperatureCELoss", "temperature": 0.5}], ()),
+    "bi-tempered": ([{"loss": "BiTemperedLoss", "t1": 0.8, "t2": 1.2}], ()),
+    "DMI": ([{"loss": "DMILoss"}], ()),
 }
 MATRIX = ("ForwardLoss", "BackwardLoss")
 

@@ -94,7 +94,9 @@ class DMILoss(_Whole):
     """
 
     ranges: ClassVar = {"tau": "[0, inf)"}
-    properties = Properties(bounded=r"$-\log \tau$ if $\tau > 0$")
+    properties = Properties(
+        *("batch", "batch", r"$-\log \tau$ if $\tau > 0$", "batch")
+    )
 
     def __init__(
         self, *, tau: float = 1e-3, **options: Unpack[Options]

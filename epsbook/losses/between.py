@@ -55,7 +55,7 @@ class ClippedCELoss(CurveLoss):
 
 # %% ../../nbs/05_between.ipynb #02329a3e
 class GCELoss(CurveLoss):
-    r"""Generalized cross-entropy, :math:`(1 - p_y^q) / q`.
+    r"""Generalized cross-entropy, :math:`(1 - \max(p_y, \tau)^q) / q`.
 
     Args:
         q: in [0, 1]; 0 is cross-entropy (the limit), 1 is half of MAE.
@@ -70,8 +70,8 @@ class GCELoss(CurveLoss):
     properties = Properties(
         symmetric=r"if $q = 1$ and $\tau = 0$",
         asymmetric=r"if $q = 1$, or $q > 0$ and $r \tau^q \ge"
-        r" (1 + r^{1/(1 - q)})^{1 - q} - 1$; $q = 0$ is clipped CE",
-        bounded=r"$(1 - \tau^q)/q$ if $q > 0$ or $\tau > 0$",
+        r" (1 + r^{1/(1 - q)})^{1 - q} - 1$; as clipped CE if $q = 0$",
+        bounded=r"$(1 - \tau^q)/q$, or its limit, if $q > 0$ or $\tau > 0$",
         all_k=r"if $q < 1$ and $\tau = 0$",
     )
 
@@ -143,7 +143,7 @@ class SCELoss(CurveLoss):
     ranges: ClassVar = {"a": "[0, inf)", "b": "[0, inf)"}
     properties = Properties(
         symmetric="if $a = 0$",
-        asymmetric="if $a = 0$",
+        asymmetric="if $a = 0 < b$",
         bounded="$-bA$ if $a = 0$",
         all_k="if $a > 0$",
     )

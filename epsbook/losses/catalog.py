@@ -44,109 +44,161 @@ def _paper(kind: type[Loss]) -> str:
     found = re.search(r"Source:\s+(.+)", kind.__doc__ or "", re.DOTALL)
     return " ".join(found[1].split()) if found else ""
 
+# %% ../../nbs/library/losses/catalog.ipynb #8bac8095
+_MATRIX = "K x K, rows add up to 1"
+_SAID = {  # what depends on K, or is no number
+    "ELRLoss.num_classes": "2, 3, ...",
+    "NNCELoss.tau": "(0, 1/(2K)]",
+    "NNFLLoss.tau": "(0, 1/(2K)]",
+    "NoiseAdaptationLoss.noise_rate": "[0, 1), below (K - 1)/K if "
+    "not inclusive",
+    "ForwardLoss.transition": f"{_MATRIX}, no column 0",
+    "BackwardLoss.transition": f"{_MATRIX}, with an inverse",
+    "generator": "a torch.Generator or None",
+}
+
+
 # %% ../../nbs/library/losses/catalog.ipynb #8bac8096
-def _parameters(kind: type[Loss]) -> Iterator[str]:
-    "Each parameter with its range, and with its default if it has one."
+def _asked(kind: type[Loss]) -> dict[str, inspect.Parameter]:
+    "Parameters by name, those of bases too; a class's own default counts."
+    found = {}
     for base in reversed(kind.__mro__):
-        init = base.__dict__.get("__init__")
-        for name, parameter in (
-            inspect.signature(init).parameters.items()
-            if (init and issubclass(base, Loss))
-            else ()
-        ):
-            if name in kind.ranges:
-                default = parameter.default
-                shown = "" if default is parameter.empty else f" = {default}"
-                yield f"{name}{shown} in {kind.ranges[name]}"
-            elif name == "transition":
-                yield "transition, a row-stochastic matrix"
+        if issubclass(base, Loss) and "__init__" in vars(base):
+            found |= inspect.signature(base.__init__).parameters
+    return found
+
+
+def _range(kind: type[Loss], name: str) -> str:
+    "What a parameter may be; empty for what every loss takes."
+    allowed = kind.ranges.get(name, "")
+    said = _SAID.get(f"{kind.__name__}.{name}", _SAID.get(name, allowed))
+    return f"in {said}" if said[:1] in ("[", "(") else said and f"({said})"
+
+
+def _parameters(kind: type[Loss]) -> Iterator[str]:
+    "Each parameter with its default, if it has one, and what it may be."
+    for name, parameter in _asked(kind).items():
+        if allowed := _range(kind, name):
+            value = parameter.default
+            text = f"{value:.4g}" if isinstance(value, float) else value
+            shown = "" if value is parameter.empty else f" = {text}"
+            yield f"{name}{shown} {allowed}"
+
 
 # %% ../../nbs/library/losses/catalog.ipynb #7b20c0a1
-_WHEN = {
-    "AELLoss": r"a lead is known: $a = 1/\log(1/r)$ or more forgives labels "
-    "$r$ times as likely as the right one",
-    "AGCELoss": "a lead is known, and a recipe gives both parameters",
-    "AMSELoss": "beside NCE, as published (JAL); alone, $a = 30$ is nearly "
-    "MAE and as slow with many classes",
-    "AULLoss": r"as AGCE; with $q \le 1$ no lead is too small",
-    "BackwardLoss": "you estimate a risk on held-out labels, or train a "
-    "linear model; never a network that can memorize",
-    "BiTemperedLoss": "single labels are far off and probabilities matter; it "
-    "is proper, so against many wrong labels take GCE",
-    "BootstrapLoss": "seldom: the network is good already and few labels are "
-    "wrong",
-    "BoundedVariationCELoss": "a lead is known: $a = r/(1 - r)$ or more "
-    "forgives labels $r$ times as likely as the right one",
+_FIRST = {
     "CELoss": "labels are clean, or you stop early on held-out labels; and as "
     "the baseline of every comparison",
-    "ClippedCELoss": "one wrong label must not cost more than a number you "
-    r"can state; keep it above $\log K$, or nothing trains",
-    "DMILoss": "after cross-entropy, with few classes and large batches, for "
-    "noise by class of an unknown matrix",
-    "ELRLoss": "samples come back and have an index: the best under even "
-    "noise in chapter 14",
+    "GCELoss": "people gave the labels of about ten classes, or as a second "
+    "try: `q=0.7`, or 0.9 if 60 % and more are wrong",
+    "NCELoss": "never alone: if you know nothing, beside RCE with about ten "
+    "classes, beside AGCE with about a hundred",
+    "RCELoss": "never alone, being a multiple of MAE: beside NCE with about "
+    "ten classes, if you know nothing",
+    "AGCELoss": "beside NCE with about a hundred classes, if you know nothing; "
+    "alone with parameters from `tolerating`",
+    "EpsCELoss": "never alone: beside MAE with about a hundred classes, at "
+    "the weights published for your noise; else tune them",
+    "MAELoss": "about ten classes and even noise, with an eye on classes that "
+    "are never predicted; alone not with a hundred",
+    "ForwardLoss": "most wrong labels of a class are of one other class and "
+    "the matrix is known; under even noise it memorizes",
+    "ELRLoss": "samples have numbers and come back: on digits the first of "
+    "ten under even noise, a point behind under pairs",
 }
+
 
 # %% ../../nbs/library/losses/catalog.ipynb #7b20c0a2
-_WHEN |= {
-    "EpsCELoss": "never alone: beside MAE, with published parameters, for "
-    "noise close to even",
-    "EpsFocalLoss": "never alone, as `EpsCELoss`, of which it is a variant",
-    "FocalLoss": "seldom: it turns sure samples down, with wrong labels the "
-    "wrong way round; a baseline",
-    "ForwardLoss": "noise goes from class to class and its matrix is known or "
-    "can be estimated: the best there in chapter 14",
-    "GCELoss": "people gave the labels, or fewer than half are wrong: one "
-    "parameter, trains with many classes; smaller $q$ for more classes",
-    "GLSLoss": "noise is even: $r = 0.8$ is safe from the first step, a "
-    "negative rate needs a warm-up",
-    "JSLoss": "one number shall lead from CE to MAE, and the ranking must "
-    "stay: near 0 for clean labels, 0.9 for many wrong ones among ten classes",
-    "LDRLoss": "few classes and only the first guess counts: its ranking is "
-    "worth little",
-    "LogitClipLoss": "the second guess counts, too, and labels are noisy: a "
-    "radius of 1 to 2.5 on ten classes",
-    "MAELoss": "about ten classes and noise close to even, with an eye on "
-    "classes that are never predicted; not with a hundred",
+_PURPOSE = {
+    "LogitClipLoss": "the second guess counts, too, and labels are noisy: "
+    "`max_norm` of 1 to 2.5 with ten classes; stop early",
+    "LDRLoss": "few classes and only the first guess counts, at `lam=10`: its "
+    "ranking is worth little",
+    "ClippedCELoss": "no label may cost more than a number you name: after a "
+    r"few epochs of CE, at $\log K$; from the start, at $1.4 \log K$",
     "MSELoss": "probabilities matter and no sample may cost more than 2; it "
     "forgives no noise",
-    "NCELoss": "never alone; beside RCE if you know nothing and have about ten "
-    "classes",
+    "JSLoss": "one number shall lead from CE to MAE: `pi=0.5` did as well as "
+    "GCE on ten and a hundred classes; no other was run",
+    "AELLoss": "no wrong label is more than $r$ times as likely as the right "
+    r"one, and you know $r$: `a` of $1/\log(1/r)$ or more",
+    "BoundedVariationCELoss": "no wrong label is more than $r$ times as "
+    "likely as the right one, and you know $r$: `a` of $r/(1 - r)$ or more",
+    "TaylorCELoss": "no wrong label is more than 1/`order` as likely as the "
+    "right one: from MAE (1) toward CE in whole steps",
+    "AULLoss": "as AGCE alone, with `q=1` and less",
+    "NoiseAdaptationLoss": "noise is even, its rate is known, and you want "
+    "probabilities of the true labels; it memorizes, so stop early",
+    "BackwardLoss": "you estimate a risk on held-out labels; never to train a "
+    "network",
 }
 
+
 # %% ../../nbs/library/losses/catalog.ipynb #7b20c0a3
-_WHEN |= {
-    "NFLLoss": "never alone, as `NCELoss`",
-    "NLNLLoss": "seldom: most labels are wrong, and there is time to learn "
-    "what a sample is not",
-    "NNCELoss": "beside `NCELoss`, with the published weights and penalty",
-    "NNFLLoss": "beside `NFLLoss`, with the published weights and penalty",
-    "NoiseAdaptationLoss": "noise is even, its rate is known, and you want "
-    "probabilities of the true labels",
-    "PeerLoss": "seldom: batches are large and no rate is known; it has no "
-    "lower bound",
-    "RCELoss": "never for its own sake: it is a multiple of MAE; in sums that "
-    "were published with it",
+_SELDOM = {
     "SCELoss": "you repeat published numbers; else a sum with MAE says the "
     "same more plainly",
+    "EpsFocalLoss": "never alone, as `EpsCELoss`, of which it is a variant",
+    "NFLLoss": "never alone, as `NCELoss`",
+    "NNCELoss": "you repeat its paper: beside NCE, with an L1 penalty in "
+    "place of weight decay",
+    "NNFLLoss": "you repeat its paper: beside NFL, with an L1 penalty in "
+    "place of weight decay",
+    "AMSELoss": "you repeat its paper: beside NCE, with an L1 penalty in "
+    "place of weight decay; alone, `a=30` is nearly MAE",
+    "FocalLoss": "as a baseline: it turns sure samples down, with wrong "
+    "labels the wrong way round",
+    "TruncatedGCELoss": "after a warm-up with GCE on about ten classes, when "
+    "few wrong labels are predicted; from the start it trains nothing",
+    "GLSLoss": "you must train to the end and about 20 % are wrong, evenly: "
+    "`r=0.4`; else stop CE early. Below 0 only after a warm-up",
+    "BiTemperedLoss": "few classes, and you want probabilities of the given "
+    "labels; against many wrong ones take GCE",
+    "BootstrapLoss": "never: stopping cross-entropy early does more",
+    "NLNLLoss": "with its two later stages only; alone it trails cross-entropy "
+    "that is stopped early",
+    "PeerLoss": "after a warm-up, under even noise of classes of one size; CE "
+    "with the same small steps did as well",
+    "DMILoss": "after cross-entropy, with few classes and large batches, for "
+    "an unknown matrix",
     "SparsityLoss": "never alone: beside cross-entropy at the same "
     "temperature, with a factor that grows",
-    "TaylorCELoss": "one whole number shall lead from MAE to CE: $t$ terms "
-    "forgive labels $1/t$ as likely as the right one",
-    "TemperatureCELoss": "never against noise: as the base of sparse "
-    "regularization",
-    "TruncatedGCELoss": "after a warm-up with GCE, when few wrong labels are "
-    "predicted; from the start $k = 1/2$ trains nothing",
+    "TemperatureCELoss": "never by itself: as the base of sparse "
+    "regularization; with `unit` it is LogitClip of `max_norm` 1/`temperature`",
 }
+_GROUPS = {"first": _FIRST, "purpose": _PURPOSE, "seldom": _SELDOM}
+
+
+# %% ../../nbs/library/losses/catalog.ipynb #e914b769
+_NEEDS = {
+    "num_samples": "the number of each sample, `index=`; it has a memory",
+    "transition": "a matrix",
+    "generator": "chance: two calls differ",
+}
+_ALSO = {
+    "DMILoss": "a trained network to begin with; hard labels; the mean",
+    "PeerLoss": "at least two samples",
+    "SparsityLoss": "a factor that grows: `loss.coefs[1] *= ...`",
+    "TruncatedGCELoss": "a warm-up",
+    "GLSLoss": "a warm-up, if `r` < 0",
+}
+
+
+def _needs(name: str, kind: type[Loss]) -> str:
+    "What a loss asks for besides logits and labels; mostly nothing."
+    asked = [text for key, text in _NEEDS.items() if key in _asked(kind)]
+    return "; ".join([*asked, *([_ALSO[name]] if name in _ALSO else [])])
+
 
 # %% ../../nbs/library/losses/catalog.ipynb #e914b76a
 class Entry(NamedTuple):
     """What a loss is, what it takes, and what it claims.
 
     The formula is TeX; the parameters come with their ranges. A claim is
-    "yes", "no", "open" or a condition, in which r is the probability of the
+    "yes", "no", "batch" or a condition, in which r is the probability of the
     second label over that of the first and q are the label probabilities.
-    `when` completes "take it when".
+    `when` completes "take it when", `group` is "first", "purpose" or "seldom",
+    `needs` what it asks for besides logits and labels.
     """
 
     loss: str
@@ -158,6 +210,8 @@ class Entry(NamedTuple):
     bounded: str
     all_k: str
     when: str
+    group: str
+    needs: str
 
 
 def catalogue() -> dict[str, Entry]:
@@ -165,12 +219,14 @@ def catalogue() -> dict[str, Entry]:
 
     As a table: ``pandas.DataFrame(catalogue().values())``.
     """
+    when = {n: (w, g) for g, ws in _GROUPS.items() for n, w in ws.items()}
     return {
         name: Entry(
             *(name, _formula(kind), _paper(kind)),
             "; ".join(_parameters(kind)),
-            **kind.properties._asdict(),
-            when=_WHEN[name],
+            *kind.properties,
+            *when[name],
+            _needs(name, kind),
         )
         for name, kind in loss_classes().items()
     }

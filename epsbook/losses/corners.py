@@ -36,7 +36,7 @@ class AMSELoss(Loss):
     ranges: ClassVar = {"a": "(0, 1000000]"}
     properties = Properties(
         symmetric="no",
-        asymmetric=r"if $a\,(q_1 - q_2) \ge 1$, $q$ in order",
+        asymmetric=r"if $a\,(q_1 - q_2) \ge 1$",
         bounded="$(1 + a^2)/K$",
         all_k=r"if $a \le 1$",
     )
@@ -53,7 +53,7 @@ class AMSELoss(Loss):
 
 # %% ../../nbs/library/losses/corners.ipynb #5ed38e1b
 class SparsityLoss(Loss):
-    r"""Sparsity of the answer, :math:`\sum_k p_k^p`, whatever the label.
+    r"""Sparsity of any label, :math:`\sum_k \max(p_k, \tau)^{\mathtt p}`.
 
     Args:
         p: the exponent, in (0, 1); published values are 0.1 and 0.01.

@@ -77,10 +77,9 @@ class NoiseAdaptationLoss(CurveLoss):
     uses_top, varies = False, True
     ranges: ClassVar = {"noise_rate": "[0, 1)", "inclusive": SWITCH}
     properties = Properties(
-        symmetric="no",
-        asymmetric="if $r (1 - cK + c) \\le c$",
+        *("no", r"if $r (1 - cK + c) \le c$"),
         bounded=r"$-\log c$ if $c > 0$",
-        all_k="of the clean labels, if the rate is right",
+        all_k="of the clean labels, if noise is even and the rate is right",
     )
 
     def __init__(
@@ -192,7 +191,7 @@ class ForwardLoss(_Forward):
 
     properties = Properties(
         symmetric="if all rows of $T$ are equal",
-        asymmetric=r"if all $\sum_y q_y T_{iy}/T_{ty} \le 1$, where $t$ leads",
+        asymmetric=r"if $\sum_y q_y T_{iy}/T_{1y} \le 1$ for all $i$",
         bounded=r"$-\log \min T$ if all $T_{ij} > 0$",
         all_k="of the clean labels, if $T$ is right and invertible",
     )
@@ -256,7 +255,8 @@ class BackwardLoss(_Inverted):
     """
 
     properties = Properties(
-        *("no", "no", "no"), all_k="of the clean labels, if $T$ is right"
+        *("no", r"no, and none is best if some $(T^{-\top} q)_k < 0$"),
+        *("no", "of the clean labels, if $T$ is right"),
     )
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:

@@ -78,9 +78,9 @@ class EpsCELoss(CurveLoss):
     properties = Properties(
         symmetric="no",
         asymmetric=r"if $x (1 - \frac{x}{m + 1})^{1/r} \le \tau (m + 1)$ for"
-        r" all $x \le \frac12$, as if $\tau (m + 1) \ge \frac12$",
+        r" all $x \le \frac12$, for instance if $\tau (m + 1) \ge \frac12$",
         bounded=r"$-\log \tau$ if $\tau > 0$",
-        all_k=r"if $\tau = 0$ and $q_t$ leads by more than $m/(m + 1)$",
+        all_k=r"if $\tau = 0$ and $q_1$ leads by more than $m/(m + 1)$",
     )
 
     def __init__(
@@ -119,8 +119,8 @@ class EpsFocalLoss(EpsCELoss):
 
     ranges: ClassVar = EpsCELoss.ranges | FocalLoss.ranges
     properties = EpsCELoss.properties._replace(
-        asymmetric=r"if $\tau (m + 1) \ge \frac12$",
-        all_k=r"if $\tau = 0$ and $q_t$ leads enough; more than $m/(m + 1)$",
+        asymmetric=r"if $\tau (m + 1) \ge \frac12$, or somewhat less",
+        all_k=r"if $\tau = 0$ and $q_1$ leads by enough, over $m/(m + 1)$",
         bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
     )
 

@@ -162,24 +162,24 @@ class BoundedVariationCELoss(CurveLoss):
 
 # %% ../../nbs/library/losses/halfway.ipynb #f9410ce7
 class TruncatedGCELoss(CurveLoss):
-    r"""Truncated GCE, :math:`(1 - \max(p_y, k)^q) / q`.
+    r"""Truncated GCE, :math:`(1 - \max(p_y, \mathtt{k})^q) / q`.
 
     Args:
         q: in [0, 1], as in `GCELoss`.
         k: the floor, in (0, 1). From 1/2 on, only samples whose label leads
             have a gradient: warm up with `GCELoss`.
 
-    The same as `GCELoss(tau=k)`; the paper's pruned form needs one weight a
-    sample. Source: Zhang and Sabuncu, "Generalized cross entropy loss for
-    training deep neural networks with noisy labels", NeurIPS 2018.
+    Up to k = 1/2 the same as `GCELoss(tau=k)`; the paper's pruned form needs
+    one weight a sample. Source: Zhang and Sabuncu, "Generalized cross entropy
+    loss for training deep neural networks with noisy labels", NeurIPS 2018.
     """
 
     uses_top = False
     ranges: ClassVar = {"q": "[0, 1]", "k": "(0, 1)"}
     properties = Properties(
         symmetric="no",
-        asymmetric=r"if GCE is with $\tau = k$",
-        bounded="$(1 - k^q)/q$",
+        asymmetric=r"if GCE is with $\tau = k$; always for $k \ge \frac12$",
+        bounded=r"$(1 - k^q)/q$, or $-\log k$ for $q = 0$",
         all_k="no",
     )
 

@@ -87,7 +87,9 @@ class LDRLoss(Loss):
 
     ranges: ClassVar = {"margin": "[0, inf)", "lam": "(0, inf)"}
     properties = Properties(
-        *("no", "no"),
+        "no",
+        r"if $r \le \frac{g (u + K - 2) + 1}{u (u + (K - 1) g)}$ with "
+        r"$u = e^{K/\lambda}$ and $g = e^{c/\lambda}$",
         bounded=r"$\lambda \log \frac1K (e^{(c + K)/\lambda} +"
         r" (K - 2) e^{c/\lambda} + 1)$",
         all_k="no, with these scores",

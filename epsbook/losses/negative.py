@@ -125,7 +125,7 @@ class PeerLoss(_Drawing):
     """
 
     ranges: ClassVar = {"alpha": "[0, inf)"}
-    properties = Properties(bounded="no")
+    properties = Properties("batch", "batch", "no", "batch")
 
     def __init__(
         self, *, alpha: float = 1.0, **options: Unpack[_DrawOptions]
@@ -241,7 +241,7 @@ class ELRLoss(Remembering):
         **{"num_samples": COUNT, "num_classes": COUNT},
         **{"lam": "[0, inf)", "beta": "[0, 1)"},
     }
-    properties = Properties("no", "no", "no", "no, the memory votes too")
+    properties = Properties("no", "no", "no", r"if $\lambda = 0$")
 
     def __init__(
         self,

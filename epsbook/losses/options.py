@@ -48,7 +48,8 @@ def check_parameter(name: str, value: Any, allowed: str) -> Any:
 class Properties(NamedTuple):
     """What a loss claims; "yes", "no", "open" or the condition, in words.
 
-    Of three classes or more; for two, more may hold.
+    Of three classes or more; for two, more may hold. "batch": of a loss that
+    has no value for one label, only for a whole batch.
 
     Args:
         symmetric: the losses of all labels add up to a constant.

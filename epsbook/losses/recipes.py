@@ -132,10 +132,10 @@ def recipe(
     Args:
         method: such as "ce_eps+mae"; `known_recipes` lists all.
         dataset: such as "cifar10".
-        noise: "symmetric", "asymmetric", "instance" or "human"; clean labels
-            are symmetric noise of rate 0. Published numbers for "asymmetric"
-            were measured on what `epsbook.runs.named` calls "in_place"
-            (CIFAR-10) and "blocks" (CIFAR-100).
+        noise: "symmetric", "asymmetric", "instance", "human" or "real" (from
+            the web); clean labels are symmetric noise of rate 0. Published
+            numbers for "asymmetric" were measured on what `epsbook.runs.named`
+            calls "in_place" (CIFAR-10) and "blocks" (CIFAR-100).
         rate: noise rate; may be left out where it does not matter.
         by: "paper" or "code" where they differ; None is the paper, or the
             code where the paper is silent.
@@ -151,6 +151,14 @@ def _holds(entry: Recipe, rate: float | None) -> bool:
     return not entry.rates or rate in entry.rates
 
 
+def _within(name: str, before: Iterable[Recipe]) -> str:
+    "What was asked for before `name` and has recipes, in brackets."
+    first, fixed = next(iter(before)), ("method", "dataset", "noise")
+    fixed = fixed[: fixed.index(name)] if name in fixed else fixed
+    said = [f"{field} {getattr(first, field)!r}" for field in fixed]
+    return f" ({', '.join(said)})" if said else ""
+
+
 def _narrow(
     name: str, value: Any, fit: list[Recipe], before: Iterable[Recipe]
 ) -> list[Recipe]:
@@ -162,7 +170,8 @@ def _narrow(
     else:
         known = {getattr(r, name) for r in before}
     listed = ", ".join(map(str, sorted(known)))
-    raise ValueError(f"no recipe for {name} {value!r}; known: {listed}")
+    what = f"{name} {value!r}{_within(name, before)}"
+    raise ValueError(f"no recipe for {what}; known: {listed}")
 
 # %% ../../nbs/library/losses/recipes.ipynb #b48448fc
 def _away(near: float | None, rate: float | None) -> float:

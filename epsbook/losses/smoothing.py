@@ -86,7 +86,7 @@ class GLSLoss(_Smoothed):
     ranges: ClassVar = {"r": "(-inf, 1]"}
     properties = Properties(
         symmetric="no",
-        asymmetric="no",
+        asymmetric="no, and none is best if some $(1 - r) q_k < -r/K$",
         bounded="no",
         all_k=r"if $r < 1$ and $(1 - r) \min_k q_k \ge -r/K$",
     )

@@ -54,8 +54,8 @@ LOG = -math.log(1e-4)
 CLASSES = loss_classes()
 
 
-def elr():
-    loss = ELRLoss(num_samples=1, num_classes=K).eval()
+def elr(lam=3.0):
+    loss = ELRLoss(num_samples=1, num_classes=K, lam=lam).eval()
     loss.targets[:] = torch.tensor([0.2, 0.5, 0.1])
     return loss
 
@@ -84,7 +84,7 @@ def agrees(found, loss, name, expected):
 
 def needed(words):
     "The outcomes that examples of a claim must show."
-    fixed = {"yes": {True}, "no": {False}, "open": set()}
+    fixed = {"yes": {True}, "no": {False}, "batch": set()}
     if words.startswith("of the clean labels"):
         return {True}
     return fixed.get(words.split(",")[0], {True, False})
@@ -98,7 +98,7 @@ def test_every_claim_has_its_examples(name):
     for kind, cls in CLASSES.items():
         words = getattr(cls.properties, name)
         # A bound is a formula, with or without a condition.
-        bound = name == "bounded" and words not in ("no", "open")
+        bound = name == "bounded" and words != "no"
         want = {True, False} if " if " in words else {True}
         assert seen[kind] == (want if bound else needed(words)), (kind, words)
 
@@ -323,6 +323,7 @@ ASYMMETRIC = [
     (NoiseAdaptationLoss(noise_rate=0.78, inclusive=True), True),
     (NoiseAdaptationLoss(noise_rate=0.7, inclusive=True), False),
     (LDRLoss(), False),
+    (LDRLoss(lam=10), True),  # e ** (-3 / 10) = 0.74
     (LogitClipLoss(max_norm=1), False),
     (TaylorCELoss(order=1), True),
     (TaylorCELoss(order=2), True),  # 2 <= 1 / 0.5
@@ -435,6 +436,44 @@ def test_a_floor_of_one_half_makes_every_posterior_sure(kind, m):
     assert not best_is_sure(kind(m=1e3, tau=0.49 / 1001), tied)
 
 
+@pytest.mark.parametrize("k", [3, 4, 10])
+@pytest.mark.parametrize(("c", "lam"), [(0, 1), (0.1, 2), (0, 10), (0.1, 10), (1, 100)])
+def test_ldr_is_asymmetric_where_it_says(k, c, lam):
+    "Its risk is convex in the scores: a first step decides, with all rivals at r."
+    u, g = math.exp(k / lam), math.exp(c / lam)
+    limit = (g * (u + k - 2) + 1) / (u * (u + (k - 1) * g))
+    loss = LDRLoss(margin=c, lam=lam)
+    sure = torch.full((k,), -200.0, dtype=torch.float64)
+    sure[0] = 200
+    step = sure.clone()
+    step[1] = -6  # its softplus is 1/80,000 of the first
+    logits = torch.stack([sure, step])
+    for ratio in (0.98, 1.02):
+        q = torch.tensor([1, *[ratio * limit] * (k - 1)]).double()
+        risk = (each(loss, logits) * q).sum(1)
+        assert (risk[0] <= risk[1]) == (ratio < 1), (limit, risk)
+
+
+EVEN = 0.1 * torch.eye(K).double() + 0.9 / K
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights"),
+    [
+        (GLSLoss(r=-8), 9 * posterior(0.5) - 8 / K),
+        (BackwardLoss(transition=EVEN), posterior(0.5) @ EVEN.inverse()),
+    ],
+    ids=repr,
+)
+def test_no_answer_is_best_where_the_catalog_says(loss, weights):
+    "A label of negative weight: the less probable, the better, without end."
+    assert weights.min() < 0
+    logits = torch.zeros(5, K, dtype=torch.float64)
+    logits[:, weights.argmin()] = -(10 ** torch.arange(5.0).double())
+    risk = (each(loss, logits) * posterior(0.5)).sum(1)
+    assert (risk.diff() < -1).all()
+
+
 def test_forward_correction_is_asymmetric_where_it_says():
     g, seen = torch.Generator().manual_seed(2), set()
     for _ in range(200):
@@ -526,6 +565,7 @@ ALL_K = [
     (BootstrapLoss(beta=0.3, hard=True), True),
     (BootstrapLoss(beta=0), False),
     (elr(), False),
+    (elr(lam=0.0), True),
     (TaylorCELoss(order=1), False),
     (TaylorCELoss(order=2), False),
     (JSLoss(pi=0.1), True),
@@ -587,11 +627,11 @@ def test_the_catalog_is_complete():
     table = catalogue()
     assert set(table) == set(CLASSES) and len(table) == 36
     for name, entry in table.items():
-        assert entry.loss == name and all(entry._replace(parameters="-"))
+        assert entry.loss == name and all(entry._replace(parameters="-", needs="-"))
         assert not any("\n" in text or "  " in text for text in entry), name
     assert list(pandas.DataFrame(table.values())) == [
         *("loss", "formula", "paper", "parameters"),
-        *("symmetric", "asymmetric", "bounded", "all_k", "when"),
+        *("symmetric", "asymmetric", "bounded", "all_k", "when", "group", "needs"),
     ]
 
 
@@ -600,8 +640,8 @@ def test_every_parameter_is_in_the_catalog():
         names = set(CLASSES[row.loss].ranges)
         if "correction" in CLASSES[row.loss].__module__:
             names |= {"transition"} - ({"transition"} if names else set())
-        listed = {part.split(" ")[0].rstrip(",") for part in row.parameters.split("; ")}
-        assert names <= listed, row.loss
+        listed = [part.split(" ")[0] for part in row.parameters.split("; ")]
+        assert names <= set(listed) and len(set(listed)) == len(listed), row.loss
 
 
 def test_every_loss_says_when_to_take_it_in_one_line():
