@@ -126,7 +126,7 @@ _PURPOSE = {
     "likely as the right one, and you know $r$: `a` of $r/(1 - r)$ or more",
     "TaylorCELoss": "no wrong label is more than 1/`order` as likely as the "
     "right one: from MAE (1) toward CE in whole steps",
-    "AULLoss": "as AGCE alone, with `q=1` and less",
+    "AULLoss": "as AGCE alone, for example with `q` of 1 and less",
     "NoiseAdaptationLoss": "noise is even, its rate is known, and you want "
     "probabilities of the true labels; it memorizes, so stop early",
     "BackwardLoss": "you estimate a risk on held-out labels; never to train a "
