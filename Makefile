@@ -23,9 +23,10 @@ test: .venv/.installed  ## what a change can break: pytest, notebooks from the w
 	EPSBOOK_SCALE=smoke $(BIN)/python tests/alone.py
 
 test-long: .venv/.installed  ## the rest: every page, other arithmetic, other Pythons
-	$(BIN)/pytest $(PARALLEL) -m long
-	$(BIN)/python tests/arithmetic.py
-	$(BIN)/python tests/pythons.py 3.12 3.13
+	$(BIN)/pytest -n auto --dist loadgroup -m long
+	$(BIN)/python tests/arithmetic.py --checkout
+	$(BIN)/python tests/pythons.py --plain 3.12
+	$(BIN)/python tests/pythons.py 3.13
 
 test-all: test test-long
 

@@ -5,9 +5,10 @@ so the order of a sum and the last digits of its result. Here each is told to ta
 plainest code, without AVX and fused multiply-add, on one thread. What fails only here
 prints or compares digits that the arithmetic does not promise: assert a bound,
 round to what is claimed, or compare with a tolerance. Needs an x86-64 processor
-with AVX2; takes ten minutes on two cores.
+with AVX2; takes ten minutes on two cores, six with `--checkout`, which leaves the
+library's tests to `tests/pythons.py --plain`.
 
-Run: python tests/arithmetic.py [FILE ...]
+Run: python tests/arithmetic.py [--checkout] [FILE ...]
 """
 
 import argparse
@@ -20,11 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from alone import PARALLEL
 
 ROOT = Path(__file__).resolve().parents[1]
+# Tests of pages and notebooks, and of what only the checkout has.
+CHECKOUT = ("book", "package", "test_theorems.py")
 # Tests that compute nothing: of texts, files, packages and pages.
-OTHERS = "alone arithmetic book drift ext files folders map notation packaging widget"
+OTHERS = "alone arithmetic book checkout drift ext files folders map notation"
+OTHERS += " packaging pythons widget"
 
 
 def plain():
@@ -62,9 +65,9 @@ def probe():
     }
 
 
-def probed(environment):
+def probed(environment, python=sys.executable):
     "The probe of a new process."
-    command = [sys.executable, __file__, "--probe"]
+    command = [python, __file__, "--probe"]
     found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(found.stdout)
 
@@ -80,32 +83,43 @@ def faults(here, there):
             yield f"All digits of {name} are the same as without the switch."
 
 
-def computing():
+def refusal(python=sys.executable):
+    "What of this Python cannot be switched, in sentences; or nothing."
+    found = faults(probed(os.environ, python), probed(plain(), python))
+    return "\n".join(found)
+
+
+def computing(checkout=False):
     "The notebooks, and the test files that are not of other things."
     others = {f"test_{name}.py" for name in OTHERS.split()}
     tests = {path.name: path for path in sorted(ROOT.glob("tests/*/test_*.py"))}
     assert others <= tests.keys(), f"no such tests: {others - tests.keys()}"
     kept = [path for name, path in tests.items() if name not in others]
-    return ["nbs", *(path.relative_to(ROOT).as_posix() for path in kept)]
+    names = [path.relative_to(ROOT / "tests") for path in kept]
+    if checkout:
+        names = [x for x in names if {x.parts[0], x.name} & set(CHECKOUT)]
+    return ["nbs", *(f"tests/{name.as_posix()}" for name in names)]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="*", help="default: all that compute")
+    only = "notebooks, and tests that need the checkout"
+    parser.add_argument("--checkout", action="store_true", help=only)
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.probe:
         print(json.dumps(probe()))
         return 0
-    environment = plain()
-    found = list(faults(probed(os.environ), probed(environment)))
-    if found:
-        print(*found, sep="\n", file=sys.stderr)
+    if found := refusal():
+        print(found, file=sys.stderr)
         return 1
-    files = asked.file or computing()
+    from alone import PARALLEL  # the probe of another Python has no notebooks
+
+    files = asked.file or computing(asked.checkout)
     pytest = [sys.executable, "-m", "pytest", "--nbval", "-m", "not long"]
     pytest += [*PARALLEL, *files]
-    return subprocess.run(pytest, cwd=ROOT, env=environment).returncode
+    return subprocess.run(pytest, cwd=ROOT, env=plain()).returncode
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 Each Python gets a virtual environment with the wheel and what the tests import, at
 the versions of requirements.lock where that Python has them. They take 6 GB each
 where torch comes with CUDA, so they are kept and used again. Tests that read
-notebooks or pages stay with the checkout. A Python that is not here is named.
+notebooks or pages stay with the checkout. A Python that is not here is named. With
+`--plain` the arithmetic is that of `tests/arithmetic.py`: one pass for two questions.
 
-Run: python tests/pythons.py [--venvs FOLDER] [--only WORDS] [3.12 ...]
+Run: python tests/pythons.py [--venvs FOLDER] [--only WORDS] [--plain] [3.12 ...]
 """
 
 import argparse
@@ -18,13 +19,13 @@ import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import arithmetic
 from alone import PARALLEL, ROOT, build_wheel
+from arithmetic import CHECKOUT
 
 PYTHONS = ("3.11", "3.12", "3.13")
 NEEDS = "torchvision scikit-learn pooch pandas hypothesis jsonschema".split()
 NEEDS += ["pytest", "pytest-xdist"]
-# Tests of pages and notebooks, and of what only the checkout has.
-CHECKOUT = ("book", "package", "test_theorems.py")
 
 
 def candidates(version):
@@ -85,9 +86,12 @@ def gather(folder):
         shutil.copy(ROOT / name, folder / name)
 
 
-def run(python, folder, only=""):
+def run(python, folder, only="", plain=False):
     "Counts of the tests by what became of them; the package is the wheel's."
-    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if plain and (why := arithmetic.refusal(python)):
+        raise RuntimeError(why)
+    chosen = arithmetic.plain() if plain else os.environ
+    clean = {k: v for k, v in chosen.items() if k != "PYTHONPATH"}
     ask = [python, "-c", "import epsbook; print(epsbook.__file__)"]
     told = subprocess.check_output(ask, cwd=folder, env=clean, text=True)
     if not Path(told.strip()).is_relative_to(python.parents[1]):
@@ -110,7 +114,7 @@ def counts(report):
     return ", ".join(f"{n} {name}" for name, n in found.items() if n)
 
 
-def check(version, venvs, wheel, only=""):
+def check(version, venvs, wheel, only="", plain=False):
     "Exit status, and the row of the table, of one Python."
     python, start = find_python(version), time.monotonic()
     if python is None:
@@ -122,7 +126,8 @@ def check(version, venvs, wheel, only=""):
         with tempfile.TemporaryDirectory(prefix="epsbook-") as folder:
             folder = Path(folder).resolve()
             gather(folder)
-            code, result = run(inner, folder, only)
+            code, result = run(inner, folder, only, plain)
+            result += ", plain arithmetic" if plain else ""
     except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
         code, result = 1, f"not tested: {error}"
     return code, (full_version(python), result, f"{time.monotonic() - start:.0f}")
@@ -134,15 +139,19 @@ def main():
     kept = ROOT / "_build" / "pythons"
     parser.add_argument("--venvs", type=Path, default=kept, help="default: %(default)s")
     parser.add_argument("--only", default="", help="tests, as pytest's -k has them")
+    parser.add_argument("--plain", action="store_true", help="plain arithmetic")
     asked = parser.parse_args()
     venvs = asked.venvs.resolve()
     with tempfile.TemporaryDirectory(prefix="epsbook-") as folder:
         wheel = build_wheel(Path(folder))
-        each = (check(v, venvs, wheel, asked.only) for v in asked.python or PYTHONS)
+        each = (
+            check(v, venvs, wheel, asked.only, asked.plain)
+            for v in asked.python or PYTHONS
+        )
         found = list(each)
-    print(f"\n{'python':<9} {'result':<44} seconds")
+    print(f"\n{'python':<9} {'result':<52} seconds")
     for _, (version, result, seconds) in found:
-        print(f"{version:<9} {result:<44} {seconds:>7}")
+        print(f"{version:<9} {result:<52} {seconds:>7}")
     missing = [row[0] for code, row in found if code is None]
     if missing:
         print(f"Not tested, because not on this machine: {', '.join(missing)}")

@@ -83,7 +83,15 @@ def open_page(browser, address, **options):
 
 # `make test` looks at these; all others, which are made of the same parts, are long.
 SOME = {"index", "01_wrong_labels", "08_eps_softmax", "api/losses"}
-MARKED = [p if p in SOME else pytest.param(p, marks=pytest.mark.long) for p in PAGES]
+
+
+def long(page):
+    "A page on its own: its tests share one process, other pages may have others."
+    marks = (pytest.mark.long, pytest.mark.xdist_group(page))
+    return pytest.param(page, marks=marks)
+
+
+MARKED = [p if p in SOME else long(p) for p in PAGES]
 
 
 @pytest.fixture(scope="module", params=MARKED)

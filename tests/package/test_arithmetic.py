@@ -3,6 +3,7 @@
 import os
 
 import arithmetic
+import pythons
 
 
 def test_arithmetic_that_has_not_changed_is_seen():
@@ -18,3 +19,14 @@ def test_files_that_compute_are_run():
         names
     )
     assert "tests/book/test_book.py" not in names
+
+
+def test_what_the_checkout_leaves_out_is_run_from_the_wheel(tmp_path):
+    pythons.gather(tmp_path)
+    carried = {
+        path.relative_to(tmp_path).as_posix()
+        for path in (tmp_path / "tests").rglob("test_*.py")
+    }
+    here = set(arithmetic.computing(checkout=True))
+    assert not here & carried
+    assert set(arithmetic.computing()) <= here | carried
