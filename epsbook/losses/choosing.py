@@ -60,7 +60,7 @@ class Suggestion:
         reasons: why, each with what it rests on.
         stop: how long to train and what to hold out, likewise.
         second: constructor of what to try second.
-        given: what the constructors call `transition`, as text; or "".
+        given: what the constructors call `T`, as text; or "".
         on: what `behind` was measured on, if not on all there is.
     """
 
@@ -81,7 +81,7 @@ class Suggestion:
         lines += [f"from epsbook.losses import {', '.join(names)}"]
         if "NoiseSpec" in self.given:
             lines += ["from epsbook.noise import NoiseSpec"]
-        lines += [f"transition = {self.given}"] if self.given else []
+        lines += [f"T = {self.given}"] if self.given else []
         return "\n".join([*lines, f"criterion = {self.tries[0]}"])
 
     def __repr__(self) -> str:
@@ -136,6 +136,19 @@ def _choices() -> tuple[dict[str, _Leaf], dict[str, Reason]]:
     return leaves, also
 
 # %% ../../nbs/30_choosing.ipynb #d84ccdcc
+def _unless_spared(k: int, asked: Asked) -> Asked:
+    "A matrix is forgotten under which some of a few classes lose little."
+    T = asked.transition
+    if T is None or not LEAST <= k <= FEW:
+        return asked
+    lost = 1 - T.diagonal()
+    spared = bool(lost.min() < 0.1 * lost.max())
+    leads = T.diagonal() == T.max(dim=1).values
+    if not (spared and leads.all()):
+        return asked
+    return Asked("asymmetric", float(lost.max()), given=asked.given)
+
+
 def _name(k: int, asked: Asked) -> str:
     "The leaf of the decision tree."
     kind = asked.kind
@@ -168,7 +181,7 @@ def _terms(k: int, method: str, asked: Asked) -> Terms:
     if method == "ce":
         return [{"loss": "CELoss"}]
     if method == "forward":
-        return [{"loss": "ForwardLoss", "transition": "transition"}]
+        return [{"loss": "ForwardLoss", "transition": "T"}]
     if method == "gce":
         bend = math.log(100) / math.log(k) if k > MANY else 1.0
         return [{"loss": "GCELoss", "q": round(0.7 * bend, 2)}]
@@ -190,17 +203,28 @@ def _tries(k: int, methods: tuple[str, str], asked: Asked) -> list[Terms]:
     return [*both, high, *steps] if much else [*both, *steps, low, high]
 
 # %% ../../nbs/30_choosing.ipynb #2ae8e7ce
+def _like_pairs(asked: Asked) -> bool:
+    "Whether the matrix is like pair noise of 30 and 40 %, which was run."
+    T, rate = asked.transition, asked.rate
+    if T is None or rate is None or not 0.25 <= rate <= 0.45:
+        return False
+    wrong = T - T.diagonal().diag()
+    return bool((wrong.max(dim=1).values > 0.8 * wrong.sum(dim=1)).all())
+
+
 def _behind(k: int, asked: Asked) -> int | None:
     "The claim of the leaf; None where nothing like it was measured."
     name = _name(k, asked)
     leaf = _choices()[0][name]
     if not LEAST <= k <= MANY or asked.kind == "pair":
         return None
+    if name == "told":
+        return leaf.behind if k <= FEW and _like_pairs(asked) else None
     if name == "many_told" and asked.rate is not None:
         near = nearest_rate(_recipe(k, "ce_eps+mae", asked), asked.rate)
         is_near = near is not None and abs(near - asked.rate) < 0.01
         return leaf.behind if is_near else None
-    return None if name == "told" and k > FEW else leaf.behind
+    return leaf.behind
 
 # %% ../../nbs/30_choosing.ipynb #675b1c97
 def _stop(k: int, asked: Asked) -> Reason:
@@ -217,19 +241,23 @@ def _stop(k: int, asked: Asked) -> Reason:
     return Reason(text, stop.rests_on + more.rests_on)
 
 
-def _reasons(asked: Asked, leaf: _Leaf, runs: int, two: bool) -> list[Reason]:
+def _reasons(asked: Asked, leaf: _Leaf, runs: int, two: str) -> list[Reason]:
     "Why this leaf, and what goes with the budget and the noise."
     also = _choices()[1]
-    found = [also["two"]] if two else []
+    found = [also[two]] if two else []
     found += leaf.reasons
     found += [also["step"]] if runs > 2 else []
     if asked.kind == "between":
         found.append(also["between"])
-    elif asked.kind in (None, "asymmetric", "pair"):
+    elif asked.kind in (None, "asymmetric", "pair") and not asked.given:
         found.append(also["estimate"])
     elif asked.rate is None:
         found.append(also["estimate_rate"])
     return found
+
+
+#: Sentences on how to keep one of two.
+_TWO = {("nce+rce", "gce"): "two", ("gce", "ce_eps+mae"): "two_seen"}
 
 # %% ../../nbs/30_choosing.ipynb #c338b6b3
 def suggest(
@@ -247,6 +275,7 @@ def suggest(
             T[i, j] = P(given j | true i), (K, K), true or estimated.
             "pair" with a rate is a matrix: class i given as i + 1.
         rate: share of wrong labels, in [0, 1), for a kind; None: unknown.
+            For "asymmetric", of the classes that lose labels at all.
         budget: trainings you can afford; None is one, above eight is eight.
 
     Raises:
@@ -255,20 +284,23 @@ def suggest(
     """
     k = check_int("num_classes", num_classes, 2)
     runs = 1 if budget is None else check_int("budget", budget, 1)
-    asked = read_noise(k, noise, rate)
+    asked = _unless_spared(k, read_noise(k, noise, rate))
     leaf = _choices()[0][_name(k, asked)]
     methods = leaf.method, leaf.second
     tries, points = _tries(k, methods, asked), _behind(k, asked)
-    two = runs > 1 and k <= FEW and methods == ("nce+rce", "gce")
+    two = _TWO.get(methods, "") if runs > 1 and k <= FEW else ""
+    pair = two == "two"
+    on = "on fixed features" if pair else leaf.on
     made = [dict(t) for t in tries[0]]
     if asked.transition is not None:
         made[0]["transition"] = asked.transition
     texts = tuple(dict.fromkeys(map(written, tries)))
     return Suggestion(
         *(build_loss(made), texts[:runs]),
-        min(_TWO_BEHIND, points) if two and points else points,
+        min(_TWO_BEHIND, points) if pair and points else points,
         *(tuple(_reasons(asked, leaf, runs, two)), _stop(k, asked)),
-        *(texts[1], asked.given, "on fixed features" if two else leaf.on),
+        *(texts[1], asked.given if asked.kind == "uneven" else ""),
+        on if points is not None else "",
     )
 
 # %% ../../nbs/30_choosing.ipynb #b7757886
