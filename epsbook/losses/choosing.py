@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .asked import Asked, held_out, read_noise
+from .asked import Asked, held_out, is_like_pairs
+from .asked import read_noise, unless_spared
 from .recipes import build_loss, written
 from .recipes import nearest_rate, nearest_recipe
 from ..noise import NoiseSpec
@@ -105,17 +106,15 @@ def _paragraph(part: tuple[str, str]) -> str:
     ).replace(" " * 10, f"{part[0]:<10}", 1)
 
 # %% ../../nbs/30_choosing.ipynb #8716c2a1
-_TWO_BEHIND = 5  # points, as also.two says
-
-
 class _Leaf(NamedTuple):
-    "A method, what to try second, points behind, on what, and why."
+    "Two methods, why, points behind, on what, and how to keep one of two."
 
     method: str
     second: str
     reasons: tuple[Reason, ...]
     behind: int | None = None
     on: str = ""
+    two: str = ""
 
 
 @functools.cache
@@ -136,19 +135,6 @@ def _choices() -> tuple[dict[str, _Leaf], dict[str, Reason]]:
     return leaves, also
 
 # %% ../../nbs/30_choosing.ipynb #d84ccdcc
-def _unless_spared(k: int, asked: Asked) -> Asked:
-    "A matrix is forgotten under which some of a few classes lose little."
-    T = asked.transition
-    if T is None or not LEAST <= k <= FEW:
-        return asked
-    lost = 1 - T.diagonal()
-    spared = bool(lost.min() < 0.1 * lost.max())
-    leads = T.diagonal() == T.max(dim=1).values
-    if not (spared and leads.all()):
-        return asked
-    return Asked("asymmetric", float(lost.max()), given=asked.given)
-
-
 def _name(k: int, asked: Asked) -> str:
     "The leaf of the decision tree."
     kind = asked.kind
@@ -193,8 +179,7 @@ def _tries(k: int, methods: tuple[str, str], asked: Asked) -> list[Terms]:
     both = [_terms(k, name, asked) for name in methods]
     steps = [
         [t | {"factor": float(f"{t.get('factor', 1) * by:.3g}")} for t in x]
-        for by in (3, 0.3)
-        for x in both
+        for by in (3, 0.3) for x in both
     ]
     low, high = ([{"loss": "GCELoss", "q": q}] for q in (0.5, 0.9))
     if "gce" not in methods or k > FEW:
@@ -203,28 +188,20 @@ def _tries(k: int, methods: tuple[str, str], asked: Asked) -> list[Terms]:
     return [*both, high, *steps] if much else [*both, *steps, low, high]
 
 # %% ../../nbs/30_choosing.ipynb #2ae8e7ce
-def _like_pairs(asked: Asked) -> bool:
-    "Whether the matrix is like pair noise of 30 and 40 %, which was run."
-    T, rate = asked.transition, asked.rate
-    if T is None or rate is None or not 0.25 <= rate <= 0.45:
-        return False
-    wrong = T - T.diagonal().diag()
-    return bool((wrong.max(dim=1).values > 0.8 * wrong.sum(dim=1)).all())
-
-
-def _behind(k: int, asked: Asked) -> int | None:
-    "The claim of the leaf; None where nothing like it was measured."
+def _claim(k: int, asked: Asked, two: str) -> tuple[int | None, str]:
+    "Points behind, and on what; None if nothing like it was measured."
     name = _name(k, asked)
-    leaf = _choices()[0][name]
-    if not LEAST <= k <= MANY or asked.kind == "pair":
-        return None
+    leaf, is_known = _choices()[0][name], asked.kind != "pair"
     if name == "told":
-        return leaf.behind if k <= FEW and _like_pairs(asked) else None
+        is_known = k <= FEW and is_like_pairs(asked)
     if name == "many_told" and asked.rate is not None:
         near = nearest_rate(_recipe(k, "ce_eps+mae", asked), asked.rate)
-        is_near = near is not None and abs(near - asked.rate) < 0.01
-        return leaf.behind if is_near else None
-    return leaf.behind
+        is_known = near is not None and abs(near - asked.rate) < 0.01
+    if leaf.behind is None or not (is_known and LEAST <= k <= MANY):
+        return None, ""
+    if two == "two":
+        return min(5, leaf.behind), "on fixed features"  # as also.two says
+    return leaf.behind, leaf.on
 
 # %% ../../nbs/30_choosing.ipynb #675b1c97
 def _stop(k: int, asked: Asked) -> Reason:
@@ -245,8 +222,7 @@ def _reasons(asked: Asked, leaf: _Leaf, runs: int, two: str) -> list[Reason]:
     "Why this leaf, and what goes with the budget and the noise."
     also = _choices()[1]
     found = [also[two]] if two else []
-    found += leaf.reasons
-    found += [also["step"]] if runs > 2 else []
+    found += [*leaf.reasons, *([also["step"]] if runs > 2 else [])]
     if asked.kind == "between":
         found.append(also["between"])
     elif asked.kind in (None, "asymmetric", "pair") and not asked.given:
@@ -254,10 +230,6 @@ def _reasons(asked: Asked, leaf: _Leaf, runs: int, two: str) -> list[Reason]:
     elif asked.rate is None:
         found.append(also["estimate_rate"])
     return found
-
-
-#: Sentences on how to keep one of two.
-_TWO = {("nce+rce", "gce"): "two", ("gce", "ce_eps+mae"): "two_seen"}
 
 # %% ../../nbs/30_choosing.ipynb #c338b6b3
 def suggest(
@@ -284,23 +256,20 @@ def suggest(
     """
     k = check_int("num_classes", num_classes, 2)
     runs = 1 if budget is None else check_int("budget", budget, 1)
-    asked = _unless_spared(k, read_noise(k, noise, rate))
+    asked = read_noise(k, noise, rate)
+    asked = unless_spared(asked) if LEAST <= k <= FEW else asked
     leaf = _choices()[0][_name(k, asked)]
-    methods = leaf.method, leaf.second
-    tries, points = _tries(k, methods, asked), _behind(k, asked)
-    two = _TWO.get(methods, "") if runs > 1 and k <= FEW else ""
-    pair = two == "two"
-    on = "on fixed features" if pair else leaf.on
+    tries = _tries(k, (leaf.method, leaf.second), asked)
+    two = leaf.two if runs > 1 else ""
+    points, on = _claim(k, asked, two)
     made = [dict(t) for t in tries[0]]
     if asked.transition is not None:
         made[0]["transition"] = asked.transition
     texts = tuple(dict.fromkeys(map(written, tries)))
     return Suggestion(
         *(build_loss(made), texts[:runs]),
-        min(_TWO_BEHIND, points) if pair and points else points,
-        *(tuple(_reasons(asked, leaf, runs, two)), _stop(k, asked)),
-        *(texts[1], asked.given if asked.kind == "uneven" else ""),
-        on if points is not None else "",
+        *(points, tuple(_reasons(asked, leaf, runs, two)), _stop(k, asked)),
+        *(texts[1], asked.given if asked.kind == "uneven" else "", on),
     )
 
 # %% ../../nbs/30_choosing.ipynb #b7757886
