@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KINDS = ("clean", "symmetric", "pair", "asymmetric", "instance", "human")
 
 # %% auto #0
-__all__ = ['KINDS', 'Asked', 'read_noise', 'held_out']
+__all__ = ['KINDS', 'Asked', 'read_noise', 'unless_spared', 'is_like_pairs', 'held_out']
 
 # %% ../../nbs/library/losses/asked.ipynb #d9bb78fb
 class Asked(NamedTuple):
@@ -136,6 +136,35 @@ def _of_name(k: int, kind: str | None, rate: float | None) -> Asked:
     if kind == "pair" and rate is not None:
         return _of_spec(k, NoiseSpec.pair(rate))
     return Asked(kind, rate)
+
+# %% ../../nbs/library/losses/asked.ipynb #c4e91b07
+def unless_spared(asked: Asked) -> Asked:
+    """Of kind "asymmetric", with no matrix, if some classes keep their labels.
+
+    That is, the least noisy class loses less than a tenth of what the noisiest
+    does, and right labels lead. `rate` then is that of the noisiest class.
+    """
+    if asked.transition is None:
+        return asked
+    T = asked.transition
+    lost = 1 - T.diagonal()
+    leads = (T.diagonal() == T.max(dim=1).values).all()
+    if not leads or lost.min() >= 0.1 * lost.max():
+        return asked
+    return Asked("asymmetric", float(lost.max()), given=asked.given)
+
+
+def is_like_pairs(asked: Asked) -> bool:
+    """Whether there is a matrix much like pair noise of 30 or 40 %.
+
+    In each class a favorite takes more than 0.8 of the wrong labels, and 25 to
+    45 % of all labels are wrong.
+    """
+    T, rate = asked.transition, asked.rate
+    if T is None or rate is None or not 0.25 <= rate <= 0.45:
+        return False
+    wrong = T - T.diagonal().diag()
+    return bool((wrong.max(dim=1).values > 0.8 * wrong.sum(dim=1)).all())
 
 # %% ../../nbs/library/losses/asked.ipynb #39b26ba3
 def held_out(

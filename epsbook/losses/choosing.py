@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .asked import Asked, held_out, read_noise
+from .asked import Asked, held_out, is_like_pairs
+from .asked import read_noise, unless_spared
 from .recipes import build_loss, written
 from .recipes import nearest_rate, nearest_recipe
 from ..noise import NoiseSpec
@@ -60,7 +61,7 @@ class Suggestion:
         reasons: why, each with what it rests on.
         stop: how long to train and what to hold out, likewise.
         second: constructor of what to try second.
-        given: what the constructors call `transition`, as text; or "".
+        given: what the constructors call `T`, as text; or "".
         on: what `behind` was measured on, if not on all there is.
     """
 
@@ -81,7 +82,7 @@ class Suggestion:
         lines += [f"from epsbook.losses import {', '.join(names)}"]
         if "NoiseSpec" in self.given:
             lines += ["from epsbook.noise import NoiseSpec"]
-        lines += [f"transition = {self.given}"] if self.given else []
+        lines += [f"T = {self.given}"] if self.given else []
         return "\n".join([*lines, f"criterion = {self.tries[0]}"])
 
     def __repr__(self) -> str:
@@ -105,17 +106,15 @@ def _paragraph(part: tuple[str, str]) -> str:
     ).replace(" " * 10, f"{part[0]:<10}", 1)
 
 # %% ../../nbs/30_choosing.ipynb #8716c2a1
-_TWO_BEHIND = 5  # points, as also.two says
-
-
 class _Leaf(NamedTuple):
-    "A method, what to try second, points behind, on what, and why."
+    "Two methods, why, points behind, on what, and how to keep one of two."
 
     method: str
     second: str
     reasons: tuple[Reason, ...]
     behind: int | None = None
     on: str = ""
+    two: str = ""
 
 
 @functools.cache
@@ -168,7 +167,7 @@ def _terms(k: int, method: str, asked: Asked) -> Terms:
     if method == "ce":
         return [{"loss": "CELoss"}]
     if method == "forward":
-        return [{"loss": "ForwardLoss", "transition": "transition"}]
+        return [{"loss": "ForwardLoss", "transition": "T"}]
     if method == "gce":
         bend = math.log(100) / math.log(k) if k > MANY else 1.0
         return [{"loss": "GCELoss", "q": round(0.7 * bend, 2)}]
@@ -180,8 +179,7 @@ def _tries(k: int, methods: tuple[str, str], asked: Asked) -> list[Terms]:
     both = [_terms(k, name, asked) for name in methods]
     steps = [
         [t | {"factor": float(f"{t.get('factor', 1) * by:.3g}")} for t in x]
-        for by in (3, 0.3)
-        for x in both
+        for by in (3, 0.3) for x in both
     ]
     low, high = ([{"loss": "GCELoss", "q": q}] for q in (0.5, 0.9))
     if "gce" not in methods or k > FEW:
@@ -190,17 +188,20 @@ def _tries(k: int, methods: tuple[str, str], asked: Asked) -> list[Terms]:
     return [*both, high, *steps] if much else [*both, *steps, low, high]
 
 # %% ../../nbs/30_choosing.ipynb #2ae8e7ce
-def _behind(k: int, asked: Asked) -> int | None:
-    "The claim of the leaf; None where nothing like it was measured."
+def _claim(k: int, asked: Asked, two: str) -> tuple[int | None, str]:
+    "Points behind, and on what; None if nothing like it was measured."
     name = _name(k, asked)
-    leaf = _choices()[0][name]
-    if not LEAST <= k <= MANY or asked.kind == "pair":
-        return None
+    leaf, is_known = _choices()[0][name], asked.kind != "pair"
+    if name == "told":
+        is_known = k <= FEW and is_like_pairs(asked)
     if name == "many_told" and asked.rate is not None:
         near = nearest_rate(_recipe(k, "ce_eps+mae", asked), asked.rate)
-        is_near = near is not None and abs(near - asked.rate) < 0.01
-        return leaf.behind if is_near else None
-    return None if name == "told" and k > FEW else leaf.behind
+        is_known = near is not None and abs(near - asked.rate) < 0.01
+    if leaf.behind is None or not (is_known and LEAST <= k <= MANY):
+        return None, ""
+    if two == "two":
+        return min(5, leaf.behind), "on fixed features"  # as also.two says
+    return leaf.behind, leaf.on
 
 # %% ../../nbs/30_choosing.ipynb #675b1c97
 def _stop(k: int, asked: Asked) -> Reason:
@@ -217,15 +218,14 @@ def _stop(k: int, asked: Asked) -> Reason:
     return Reason(text, stop.rests_on + more.rests_on)
 
 
-def _reasons(asked: Asked, leaf: _Leaf, runs: int, two: bool) -> list[Reason]:
+def _reasons(asked: Asked, leaf: _Leaf, runs: int, two: str) -> list[Reason]:
     "Why this leaf, and what goes with the budget and the noise."
     also = _choices()[1]
-    found = [also["two"]] if two else []
-    found += leaf.reasons
-    found += [also["step"]] if runs > 2 else []
+    found = [also[two]] if two else []
+    found += [*leaf.reasons, *([also["step"]] if runs > 2 else [])]
     if asked.kind == "between":
         found.append(also["between"])
-    elif asked.kind in (None, "asymmetric", "pair"):
+    elif asked.kind in (None, "asymmetric", "pair") and not asked.given:
         found.append(also["estimate"])
     elif asked.rate is None:
         found.append(also["estimate_rate"])
@@ -247,6 +247,7 @@ def suggest(
             T[i, j] = P(given j | true i), (K, K), true or estimated.
             "pair" with a rate is a matrix: class i given as i + 1.
         rate: share of wrong labels, in [0, 1), for a kind; None: unknown.
+            For "asymmetric", of the classes that lose labels at all.
         budget: trainings you can afford; None is one, above eight is eight.
 
     Raises:
@@ -256,19 +257,19 @@ def suggest(
     k = check_int("num_classes", num_classes, 2)
     runs = 1 if budget is None else check_int("budget", budget, 1)
     asked = read_noise(k, noise, rate)
+    asked = unless_spared(asked) if LEAST <= k <= FEW else asked
     leaf = _choices()[0][_name(k, asked)]
-    methods = leaf.method, leaf.second
-    tries, points = _tries(k, methods, asked), _behind(k, asked)
-    two = runs > 1 and k <= FEW and methods == ("nce+rce", "gce")
+    tries = _tries(k, (leaf.method, leaf.second), asked)
+    two = leaf.two if runs > 1 else ""
+    points, on = _claim(k, asked, two)
     made = [dict(t) for t in tries[0]]
     if asked.transition is not None:
         made[0]["transition"] = asked.transition
     texts = tuple(dict.fromkeys(map(written, tries)))
     return Suggestion(
         *(build_loss(made), texts[:runs]),
-        min(_TWO_BEHIND, points) if two and points else points,
-        *(tuple(_reasons(asked, leaf, runs, two)), _stop(k, asked)),
-        *(texts[1], asked.given, "on fixed features" if two else leaf.on),
+        *(points, tuple(_reasons(asked, leaf, runs, two)), _stop(k, asked)),
+        *(texts[1], asked.given if asked.kind == "uneven" else "", on),
     )
 
 # %% ../../nbs/30_choosing.ipynb #b7757886

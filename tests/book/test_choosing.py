@@ -279,20 +279,23 @@ def claimed(leaf, text):
 
 
 def test_the_numbers_of_ten_classes():
-    assert claimed("few", "7 points behind") and claimed("few", "and 11 with")
-    for at, most in (("last", 7.5), ("validated", 11.5)):
-        for collection, problems in EVIDENCE["few"]:
-            if collection in measured(at):
-                lost = behind(collection, "nce+rce", problems, at)
-                assert not len(lost) or lost.max() < most
+    assert claimed("few", "at most 4 points behind") and claimed("few", "but 8 at 80 %")
     high = behind("patches", "nce+rce", "*_0.8", "validated")
-    assert high.max() > 9 and behind("patches", "gce", at="validated").max() <= 5
+    for (collection, problems), at in itertools.product(EVIDENCE["few"], BOTH):
+        if collection in measured(at):
+            lost = behind(collection, "nce+rce", problems, at)
+            lost = lost.drop(high.index, errors="ignore") if at != "last" else lost
+            assert not len(lost) or lost.max() <= 4
+    assert 5 < high.max() <= 8 and behind("patches", "gce", at="validated").max() <= 5
+    first = published_patches().query("seed == 1 and experiment in @high.index")
+    first = 100 * first.set_index("method")["validated"].astype(float)
+    assert round(first.max() - first["nce+rce"]) == 11
     best = measured("best")["ours"].dropna(subset=["nce+rce", "gce"])
     ahead = best["nce+rce"] - best["gce"]
     assert len(ahead) >= 3 and 2 < ahead.min() and 8 < ahead.max() < 11.5
     assert behind("patches", "ce_eps+mae", "*cifar10n_*").max() > 7
     elr = [behind("meeting", "elr", at=at).max() for at in BOTH]
-    assert elr[0] <= 1 and elr[1] <= 3
+    assert elr[0] <= 1 and elr[1] < 2.15
 
 
 def test_the_numbers_of_labels_that_people_gave():
@@ -305,6 +308,9 @@ def test_the_numbers_of_labels_that_people_gave():
     ahead = known[[*SEMI]].sub(known["gce"], axis=0)
     assert 6 < ahead.min().min() and 14 < ahead.max().max() < 15
     assert behind("people100", "ce_eps+mae", at="validated").max() == 0
+    for people in ("people10", "people100"):
+        table = measured("validated")[people]
+        assert (table["forward"] - table["gce"]).abs().max() < 2
     assert len(measured("validated")["people100"].columns) == 9
 
 
@@ -319,11 +325,30 @@ SEMI = (
 )
 
 
+def test_of_peoples_labels_agreement_keeps_gce():
+    s = suggest(12, "human", budget=2)
+    assert "kept GCE on all five sets" in str(s.reasons[0])
+    keys = ["experiment", "seed", "method"]
+    some = published_patches().set_index(keys)["validated"].astype(float).unstack()
+    agree = record.curves("cifar10_patches_*").groupby(keys)["validation"].max()
+    pair = ["gce", "ce_eps+mae"]
+    some, agree = (
+        x[x.index.get_level_values(0).str.startswith("cifar10_patches_cifar10n")][pair]
+        for x in (some.dropna(subset=pair), agree.unstack().dropna(subset=pair))
+    )
+    assert len(agree) >= 5 and (agree["gce"] > agree["ce_eps+mae"]).all()
+    ahead = 100 * (some["gce"] - some["ce_eps+mae"]).groupby("experiment").mean()
+    assert 1.5 < ahead.min() and ahead.max() < 4.5
+
+
 def test_the_numbers_of_a_hundred_classes_and_more():
     assert behind("cifar100", "nce+agce").max() <= 5
     web = {m: behind("web50", m).max() for m in measured("last")["web50"]}
     assert round(web["nce+agce"], 1) == 5.3 and abs(web["ce"] - web["nce+agce"]) < 0.5
     assert max(web, key=web.get) == "gce" and len(web) == 8
+    same = one_line("wang2024eps_table5", "ilsvrc12").iloc[0]
+    lost = (same.max() - same).round(1)
+    assert (lost["nce+agce"], lost["ce"]) == (4.5, 6.5)
     published = epsbook.losses.recipe("gce", dataset="webvision", noise="real")
     assert repr(published) == repr(GCELoss(q=0.7, tau=1e-8))
 

@@ -99,10 +99,32 @@ def test_nothing_is_claimed_where_nothing_was_measured():
         *((100, kind, 0.3) for kind in ("symmetric",)),
         *((100, kind, 0.45) for kind in ("symmetric", "asymmetric")),
         (10, "pair"),
+        *((10, "pair", rate) for rate in (0.1, 0.2, 0.6)),
+        (10, 0.2 * np.eye(10) + 0.8 * np.roll(np.eye(10), 1, axis=1)),
     ]:
         s = suggest(*asked)
         assert s.behind is None and "behind    not measured" in str(s), asked
+        assert s.on == ""
     assert suggest(100, "symmetric", 0.2 + 0.2).behind is not None
+    for rate in (0.3, 0.4):
+        assert suggest(10, "pair", rate).on == "on digits"
+    pair, even = NoiseSpec.pair(0.4), NoiseSpec.symmetric(0.4)
+    s = suggest(10, (pair.transition(10) + even.transition(10)) / 2)
+    assert isinstance(s.loss, ForwardLoss) and s.behind is None
+
+
+def test_a_word_and_a_description_of_the_same_noise_agree():
+    "Where some classes keep their labels; two classes have a rule of their own."
+    word = suggest(10, "asymmetric", 0.4)
+    spec = NoiseSpec.asymmetric(0.4, CIFAR10_MAP)
+    for asked in (spec, spec.transition(10)):
+        s = suggest(10, asked)
+        assert (s.code, s.behind, s.tries) == (word.code, word.behind, word.tries)
+        assert s.stop == word.stop and s.given == "" and "transition" not in str(s)
+        assert set(s.reasons) <= set(word.reasons)
+    assert isinstance(suggest(2, [[1, 0], [0.3, 0.7]]).loss, ForwardLoss)
+    swapped = NoiseSpec.asymmetric(0.7, CIFAR10_MAP)
+    assert isinstance(suggest(10, swapped).loss, ForwardLoss)
 
 
 def test_more_classes_ask_for_a_smaller_power():
