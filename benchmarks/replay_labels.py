@@ -118,7 +118,7 @@ def correlations(p, true):
     for rate, n in counts.items():
         np.add.at(n, (true, released(rate)), 1)
     return {
-        f"{rate} %": round(ours.corr(pd.Series(n[OFF]), method="spearman"), 3)
+        f"{rate} %": round(float(ours.corr(pd.Series(n[OFF]), method="spearman")), 3)
         for rate, n in counts.items()
     }
 
