@@ -159,7 +159,10 @@ EVIDENCE = {
     "clean": [("patches", "*_clean"), ("cifar10", "clean"), ("cifar100", "clean")],
     "few": [("patches", "*"), ("ours", "*"), ("cifar10", "*"), ("web14", "*")],
     "few_mild": [("patches", "!*0.8"), ("ours", "!*0.8"), ("cifar10", "!*0.8")],
-    "few_uneven": [("patches", "*_asymmetric_*"), ("cifar10", "asymmetric*")],
+    "few_uneven": [
+        *(("patches", f"*_{kind}_*") for kind in ("asymmetric", "in_place")),
+        ("cifar10", "asymmetric*"),
+    ],
     "few_seen": [("patches", "*cifar10n_*"), ("people10", "*")],
     "many": [("cifar100", "*"), ("web50", "*")],
     "many_told": [("cifar100", "*")],
@@ -279,13 +282,13 @@ def claimed(leaf, text):
 
 
 def test_the_numbers_of_ten_classes():
-    assert claimed("few", "at most 4 points behind") and claimed("few", "but 8 at 80 %")
+    assert claimed("few", "at most 5 points behind") and claimed("few", "but 8 at 80 %")
     high = behind("patches", "nce+rce", "*_0.8", "validated")
     for (collection, problems), at in itertools.product(EVIDENCE["few"], BOTH):
         if collection in measured(at):
             lost = behind(collection, "nce+rce", problems, at)
             lost = lost.drop(high.index, errors="ignore") if at != "last" else lost
-            assert not len(lost) or lost.max() <= 4
+            assert not len(lost) or lost.max() <= 5
     assert 5 < high.max() <= 8 and behind("patches", "gce", at="validated").max() <= 5
     first = published_patches().query("seed == 1 and experiment in @high.index")
     first = 100 * first.set_index("method")["validated"].astype(float)
