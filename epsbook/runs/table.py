@@ -164,7 +164,7 @@ def _made_so(
     plan = Plan(*asked, changes=changes, own=own)
     return plan.difference(record) is None
 
-
+# %% ../../nbs/library/runs/table.ipynb #5d0c7e21
 class _Held:
     "The records of a folder, by experiment, method and scale."
 
@@ -263,7 +263,7 @@ def interval(correlation: float, n: int) -> tuple[float, float]:
     half = 1.96 * 1.03 / math.sqrt(n - 3)
     return math.tanh(z - half), math.tanh(z + half)
 
-
+# %% ../../nbs/library/runs/table.ipynb #a91b34f7
 def _pairs(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list]:
     "The two means of each method by column; equal runs are one method."
     columns: dict[tuple[str, str, str], list] = {}
