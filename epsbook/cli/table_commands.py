@@ -37,7 +37,11 @@ _FORMS = ("markdown", "latex", "csv")
 
 def table(
     name: Annotated[
-        str, typer.Argument(help="how its name begins; all are counted without")
+        str,
+        typer.Argument(
+            help="its name, or how it begins; "
+            "all are counted without; csv lists them"
+        ),
     ] = "",
     form: Annotated[
         str, typer.Option("--format", help=" | ".join(_FORMS))
@@ -56,6 +60,8 @@ def table(
     if records is not None and not records.is_dir():
         raise ValueError(f"no folder {records}: name one with --records")
     cells = board(name, records)
+    if records is not None and not any(c.ours or c.laptop for c in cells):
+        typer.echo(f"no record in {records} is of these tables", err=True)
     if form == "csv":
         typer.echo(typeset.as_csv(cells), nl=False)
     elif not name:

@@ -39,14 +39,17 @@ def published() -> dict[str, dict[str, Any]]:
 def table_names(start: str = "") -> list[str]:
     """Published tables whose name begins with `start`, in the file's order.
 
+    Where `start` is a whole name, that table alone.
+
     Raises:
         ValueError: there is none; the known ones are listed.
     """
     found = [name for name in published() if name.startswith(start)]
     if not found:
         known = ", ".join(published())
-        raise ValueError(f"no published table {start!r}; known: {known}")
-    return found
+        problem = f"no published table begins with {start!r}"
+        raise ValueError(f"{problem}; known: {known}")
+    return [start] if start in found else found
 
 
 def parts(name: str) -> Iterator[tuple[str, list[str], dict[str, list]]]:
@@ -65,10 +68,14 @@ class Ours:
     Args:
         accuracies: in percent, one a seed.
         files: names of the files that hold their records.
+        noise: what their labels were drawn with.
+        weights: checksums of the trained weights, as far as recorded.
     """
 
     accuracies: tuple[float, ...]
     files: tuple[str, ...]
+    noise: str = ""
+    weights: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -157,7 +164,7 @@ def _made_so(
     plan = Plan(*asked, changes=changes, own=own)
     return plan.difference(record) is None
 
-
+# %% ../../nbs/library/runs/table.ipynb #5d0c7e21
 class _Held:
     "The records of a folder, by experiment, method and scale."
 
@@ -182,7 +189,9 @@ class _Held:
         names, runs = zip(*(seeds[s] for s in sorted(seeds)), strict=True)
         kind = about["accuracy"]
         reached = [round(100 * r["accuracy"][kind], 6) for r in runs]
-        return Ours(tuple(reached), tuple(sorted(set(names))))
+        sums = [r["weights_sha256"] for r in runs if r.get("weights_sha256")]
+        files = tuple(sorted(set(names)))
+        return Ours(tuple(reached), files, noise, tuple(sums))
 
 # %% ../../nbs/library/runs/table.ipynb #e3660f17
 def _words(about: dict, dataset: str, noise: str) -> list[str]:
@@ -254,22 +263,33 @@ def interval(correlation: float, n: int) -> tuple[float, float]:
     half = 1.96 * 1.03 / math.sqrt(n - 3)
     return math.tanh(z - half), math.tanh(z + half)
 
+# %% ../../nbs/library/runs/table.ipynb #a91b34f7
+def _pairs(cells: Iterable[Cell]) -> dict[tuple[str, str, str], list]:
+    "The two means of each method by column; equal runs are one method."
+    columns: dict[tuple[str, str, str], list] = {}
+    seen: dict[tuple[str, str, str], set[str]] = {}
+    for c in cells:
+        if c.laptop is None:
+            continue
+        key, weights = (c.table, c.dataset, c.noise), set(c.laptop.weights)
+        if seen.setdefault(key, set()).isdisjoint(weights):
+            columns.setdefault(key, []).append((c.mean, c.laptop.mean))
+        seen[key] |= weights
+    return columns
+
 
 def orders(cells: Iterable[Cell], fewest: int = 4) -> list[Order]:
     """The rank correlation of each column with so many methods on a laptop.
+
+    Methods whose runs ended in the same weights count once, as the first.
 
     Raises:
         ImportError: SciPy is not installed.
     """
     from scipy.stats import spearmanr  # untyped: what it returns is guessed
 
-    columns: dict[tuple[str, str, str], list] = {}
-    for c in cells:
-        if c.laptop:
-            key = c.table, c.dataset, c.noise
-            columns.setdefault(key, []).append((c.mean, c.laptop.mean))
     found = []
-    for key, pairs in columns.items():
+    for key, pairs in _pairs(cells).items():
         if len(pairs) >= fewest:
             n, rho = len(pairs), float(cast(Any, spearmanr(pairs)).statistic)
             found.append(Order(*key, n, rho, *interval(rho, n)))

@@ -57,11 +57,13 @@ def grid(
 
 
 def overview(cells: Iterable[Cell]) -> tuple[list[str], list[list[str]]]:
-    "Head and rows of a grid that counts the states of each table."
+    "Head and rows of a grid that counts the states: a table, then of all."
     head, rows, every = ["table", "cells", *STATES], [], list(cells)
     for name, some in itertools.groupby(every, lambda c: c.table):
         rows.append([name, *map(str, _sums(some))])
-    return head, [*rows, ["all", *map(str, _sums(every))]]
+    if len(rows) > 1:
+        rows.append(["all", *map(str, _sums(every))])
+    return head, rows
 
 
 def _sums(cells: Iterable[Cell]) -> list[int]:

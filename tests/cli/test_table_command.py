@@ -37,9 +37,26 @@ def test_without_a_name_the_cells_of_all_tables_are_counted():
 
 
 def test_a_table_stands_under_its_counts(folder):
-    shown = invoke(TABLE, "--records", folder).output
-    assert "58.46 ± 0.21 / 58.00 ≠" in shown
-    assert "| all " in shown and "Rank correlation" not in shown
+    shown = invoke(TABLE, "--records", folder)
+    assert "58.46 ± 0.21 / 58.00 ≠" in shown.output and not shown.stderr
+    assert "Rank correlation" not in shown.output
+
+
+def test_the_sum_over_all_tables_is_not_printed_of_one(folder):
+    one = invoke(TABLE, "--records", folder).output
+    assert one.count("| 270 ") == 1 and "| all " not in one
+    whole = invoke("wang2024eps_table5", "--records", folder).output
+    assert "_top5" not in whole and "| all " not in whole
+    assert "| all " in invoke("wang2024eps", "--records", folder).output
+
+
+def test_a_folder_without_a_record_of_the_tables_is_said_to_be_so(folder):
+    other = invoke("wang2024eps_table8", "--records", folder)
+    assert other.exit_code == 0
+    assert other.stderr == f"no record in {folder} is of these tables\n"
+    listed = invoke("wang2024eps_table8", "--records", folder, "--format", "csv")
+    assert listed.stdout.startswith("table,") and listed.stderr == other.stderr
+    assert not invoke("wang2024eps_table3").stderr
 
 
 def test_csv_is_one_line_a_cell(folder):
@@ -60,7 +77,10 @@ def test_latex_is_tabulars(folder):
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        (["table2"], "no published table 'table2'; known: wang2024eps_table2"),
+        (
+            ["table2"],
+            "no published table begins with 'table2'; known: wang2024eps_table2",
+        ),
         (["--format", "html"], "must be one of markdown, latex, csv"),
         (["--records", "/nowhere"], "no folder /nowhere"),
     ],

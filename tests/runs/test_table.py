@@ -168,17 +168,27 @@ def test_a_column_of_a_laptop_has_one_noise(keep):
     two = [small("asymmetric:0.4", m, 0.7) for m in ("ce", "gce")]
     asked = "cifar10", "asymmetric:0.4", "ce"
     folder = keep(one)
-    assert find(board(TABLE, folder), *asked).laptop.mean == 60
+    as_drawn = find(board(TABLE, folder), *asked).laptop
+    assert (as_drawn.mean, as_drawn.noise) == (60, "in_place:0.4")
     keep(*two)
-    assert find(board(TABLE, folder), *asked).laptop.mean == 70
+    as_written = find(board(TABLE, folder), *asked).laptop
+    assert (as_written.mean, as_written.noise) == (70, "asymmetric:0.4")
     assert state_of(folder, TABLE, asked) == "laptop only"
 
 
 def test_tables_that_are_not_there_are_refused_with_those_that_are():
     with pytest.raises(
-        ValueError, match="no published table 'two'; known: wang2024eps"
+        ValueError, match="no published table begins with 'two'; known: wang2024eps"
     ):
         board("two")
+
+
+def test_a_whole_name_is_one_table_and_a_beginning_is_all_that_begin_so():
+    assert table.table_names("wang2024eps_table5") == ["wang2024eps_table5"]
+    both = ["wang2024eps_table5", "wang2024eps_table5_top5"]
+    assert table.table_names("wang2024eps_table5_") == both[1:]
+    assert set(both) < set(table.table_names("wang2024eps_table"))
+    assert table.table_names() == table.table_names("w") == list(published())
 
 
 # --- the order ------------------------------------------------------------------------
@@ -197,6 +207,30 @@ def test_the_correlation_is_scipys_and_its_interval_holds_it():
     (found,) = orders(small_column(pairs))
     assert found.correlation == pytest.approx(spearmanr(pairs).statistic)
     assert found.methods == 5 and found.low < found.correlation < found.high
+
+
+def test_runs_that_are_equal_in_every_bit_are_one_method(keep):
+    def small(method, seed, last, weights):
+        plan = Plan("cifar10_patches", "symmetric:0.8", method, "laptop")
+        return run(plan, seed, last, weights_sha256=weights)
+
+    twins = "ce_eps+mae", "fl_eps+mae"
+    others = [("ce", 0.2), ("gce", 0.3), ("sce", 0.4)]
+    made = [small(m, 1, last, m) for m, last in others]
+    folder = keep(*made, *(small(m, 1, 0.5, "same") for m in twins))
+    keep(small(twins[0], 2, 0.6, "of another seed"))  # the other has one seed
+    (found,) = orders(board(TABLE, folder))
+    pairs = [(18.95, 20), (25.82, 30), (25.88, 40), (58.96, 55)]
+    assert (found.methods, found.noise) == (4, "symmetric:0.8")
+    assert found.correlation == pytest.approx(spearmanr(pairs).statistic)
+    keep(small(twins[1], 1, 0.5, "its own"))
+    (apart,) = orders(board(TABLE, folder))
+    assert apart.methods == 5
+
+
+def test_methods_without_a_checksum_are_not_taken_for_equal():
+    (found,) = orders(small_column([(i, 1 + i % 2) for i in range(6)]))
+    assert found.methods == 6
 
 
 def test_three_methods_are_too_few_for_an_order():
