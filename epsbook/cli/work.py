@@ -27,6 +27,12 @@ from ..runs.claims import Claims, note_failure
 __all__ = ['STOPPED', 'table_head', 'run_line', 'count_runs', 'do_jobs', 'hear_once', 'stop']
 
 # %% ../../nbs/library/cli/work.ipynb #15c1af79
+def _width(jobs: list[sweep.Job], there: Sequence[dict]) -> int:
+    "Characters that the longest name of a method needs, at least 16."
+    heads = [*(job.plan.head for job in jobs), *there]
+    return max([16, *(len(head["method"]) for head in heads)])
+
+
 def table_head(width: int = 16) -> str:
     "The first line of the table, with so many characters for the method."
     return (
@@ -90,12 +96,6 @@ def _local(
 
     how |= {"clock": clock, "at_once": at_once or 1}
     return sweep.work(jobs, one, say, **how)
-
-
-def _width(jobs: list[sweep.Job], there: Sequence[dict]) -> int:
-    "Characters that the longest name of a method needs, at least 16."
-    heads = [*(job.plan.head for job in jobs), *there]
-    return max([16, *(len(head["method"]) for head in heads)])
 
 
 def _announce(
