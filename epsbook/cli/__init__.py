@@ -18,7 +18,7 @@ import typer
 from .. import __version__, runs
 from .data_commands import data_app
 from .table_commands import table
-from .work import STOPPED, do_jobs, hear_once, run_line, stop
+from .work import STOPPED, count_runs, do_jobs, hear_once, stop
 from ..doctor import findings
 from ..runs import record, sweep
 from ..runs.claims import Claims, failures
@@ -140,7 +140,7 @@ def run(
     jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
     # All are looked for first: a refusal comes before hours are spent.
     there = [_recorded(job, out) for job in jobs]
-    done = [run_line(before, "kept") for before in filter(None, there)]
+    done = [before for before in there if before]
     new = [job for job, before in zip(jobs, there, strict=True) if not before]
     keep = partial(record.write_record, folder=out)
     do_jobs(new, out, keep, minutes, done, device=device, strict=True)
@@ -181,7 +181,8 @@ def do_sweep(
 
     Stopped at any time, the same command goes on. A run that fails is named,
     NAME.failed says why, and the next one begins; the next start tries it
-    again. Several sweeps may share a folder: none does a run of another.
+    again. Several sweeps of one list may share a folder: none does a run of
+    another. Give another list another folder.
 
     Example: epsbook sweep cifar10_paper --minutes 10 --at-once 4
     """
@@ -190,14 +191,14 @@ def do_sweep(
     _folder(out)
     claims = Claims(file)
     waiting = sweep.left(jobs, file)
-    typer.echo(f"{len(jobs)} runs, {len(waiting)} to do")
+    typer.echo(f"{count_runs(len(jobs))}, {len(waiting)} to do")
     _say_again(waiting, file)
     keep = partial(record.append_record, file=file)
     found = do_jobs(waiting, out, keep, minutes, claims=claims, **how)
     claims.close()
-    typer.echo(f"records are in {file}")
-    if found.failed:
-        raise ValueError(f"{len(found.failed)} of {len(waiting)} runs failed")
+    typer.echo(f"records are in {file}" if file.exists() else "no records yet")
+    if failed := len(found.failed):
+        raise ValueError(f"{failed} of {count_runs(len(waiting))} failed")
 
 # %% ../../nbs/19_cli.ipynb #841e1adc
 def _compared(new: dict, old: dict | None) -> str:

@@ -24,18 +24,32 @@ from ..runs import duration, sweep
 from ..runs.claims import Claims, note_failure
 
 # %% auto #0
-__all__ = ['HEAD', 'STOPPED', 'run_line', 'do_jobs', 'hear_once', 'stop']
+__all__ = ['STOPPED', 'table_head', 'run_line', 'count_runs', 'do_jobs', 'hear_once', 'stop']
 
 # %% ../../nbs/library/cli/work.ipynb #15c1af79
-HEAD = (
-    f"{'experiment':<23} {'method':<16} seed {'last':>6} {'best':>6}"
-    f" {'validated':>9} {'seconds':>7}"
-)
+def _width(jobs: list[sweep.Job], there: Sequence[dict]) -> int:
+    "Characters that the longest name of a method needs, at least 16."
+    heads = [*(job.plan.head for job in jobs), *there]
+    return max([16, *(len(head["method"]) for head in heads)])
 
 
-def run_line(r: dict, state: str = "") -> str:
-    "One run in a line; `state` in place of the seconds of an earlier one."
-    cells = [f"{r['experiment']:<23} {r['method']:<16} {r['seed']:>4}"]
+def table_head(width: int = 16) -> str:
+    "The first line of the table, with so many characters for the method."
+    return (
+        f"{'experiment':<23} {'method':<{width}} seed {'last':>6} {'best':>6}"
+        f" {'validated':>9} {'seconds':>7}"
+    )
+
+
+def run_line(r: dict, state: str = "", width: int = 16) -> str:
+    """One run in a line of the table.
+
+    Args:
+        r: its record.
+        state: stands in place of the seconds of an earlier run.
+        width: characters for the method, as in the `table_head`.
+    """
+    cells = [f"{r['experiment']:<23} {r['method']:<{width}} {r['seed']:>4}"]
     for kind in ("last", "best", "validated"):
         value, width = r["accuracy"][kind], max(6, len(kind))
         text = "-" if value is None else f"{value:.4f}"
@@ -43,12 +57,18 @@ def run_line(r: dict, state: str = "") -> str:
     return " ".join([*cells, f"{state or format(r['seconds'], '.1f'):>7}"])
 
 # %% ../../nbs/library/cli/work.ipynb #2950464d
+def count_runs(number: int) -> str:
+    "So many runs, in words: 1 run, 2 runs."
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
 def _say_left(
     jobs: list, found: sweep.Outcome, claims: Claims | None
 ) -> None:
     "Says what others do, and what is not done when time was up."
     if others := len(claims.others) if claims else 0:
-        typer.echo(f"{others} runs are done by another sweep on this folder")
+        with_it = f"{count_runs(others)} with another sweep on this folder"
+        typer.echo(f"{with_it}, done or under way")
     left = len(jobs) - len(found.done) - len(found.failed) - others
     begun = f" ({'; '.join(found.stopped)})" if found.stopped else ""
     if left:
@@ -79,7 +99,7 @@ def _local(
 
 
 def _announce(
-    jobs: list[sweep.Job], out: Path, device: str | None, there: Sequence[str]
+    jobs: list[sweep.Job], out: Path, device: str | None, head: Sequence[str]
 ) -> Callable[[list], None] | None:
     "Says how long it takes; where none knows, returns a `watch` that will."
     for dataset in {job.plan.dataset for job in jobs}:
@@ -87,7 +107,7 @@ def _announce(
     plans = [job.plan for job in jobs]
     known = duration.together(plans, device, out) if jobs else "nothing to do"
     typer.echo(known or "no run like these is recorded on this hardware yet")
-    typer.echo("\n".join([HEAD, *there]))
+    typer.echo("\n".join(head))
     if known:
         return None
     return duration.say_duration(plans[0].protocol.epochs, typer.echo)
@@ -101,6 +121,7 @@ class _Noted:
     keep: Callable[[dict], Any]
     bar: duration.Bar
     claims: Claims | None
+    width: int
 
     def finish(self, job: sweep.Job, new: dict) -> str:
         "Keeps the record; returns a line on it."
@@ -108,7 +129,7 @@ class _Noted:
         if self.claims:
             self.claims.free(job)
         self.bar.ended(job.name)
-        return run_line(new)
+        return run_line(new, width=self.width)
 
     def fail(self, job: sweep.Job, error: str) -> None:
         "Keeps why the run failed."
@@ -142,7 +163,7 @@ def do_jobs(
     out: Path,
     keep: Callable[[dict], Any],
     minutes: float | None,
-    there: Sequence[str] = (),
+    there: Sequence[dict] = (),
     engine: Callable[..., sweep.Outcome] | None = None,
     claims: Claims | None = None,
     **how: Any,
@@ -152,17 +173,20 @@ def do_jobs(
     Args:
         jobs: what is run; out: the folder; keep: called with each record.
         minutes: to end in; None for no end.
-        there: lines of runs that are there.
+        there: records of runs that are there.
         engine: by default this process.
         claims: if given, what is claimed and failed is noted there.
         how: `device`, `at_once` and what the engine takes.
     """
-    first = _announce(jobs, out, how["device"], there)
+    width = _width(jobs, there)
+    lines = [run_line(before, "kept", width) for before in there]
+    head = [table_head(width), *lines]
+    first = _announce(jobs, out, how["device"], head)
     first = first if how.setdefault("at_once", 1) == 1 else None
     end = minutes and time.monotonic() + 60 * minutes - 3  # some seconds early
     how |= {"clock": duration.Clock(end)}
     bar = duration.Bar({j.name: j.plan.protocol.epochs for j in jobs})
-    noted = _Noted(out, keep, bar, claims)
+    noted = _Noted(out, keep, bar, claims, width)
     how |= {"fail": noted.fail} if claims else {}
     engine = engine or partial(_local, watch=partial(_watch, bar, first))
     mine = claims.of(jobs) if claims else jobs

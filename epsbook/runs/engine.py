@@ -44,7 +44,8 @@ def _ray() -> Any:
         import ray
     except ImportError:
         raise ImportError(
-            'the engine needs Ray: pip install "epsbook[sweep]"'
+            'the engine needs Ray: pip install "epsbook[sweep] @ '
+            'git+https://github.com/epsbook/epsbook"'
         ) from None
     return ray
 

@@ -162,12 +162,19 @@ def _check(key: str, value: Any) -> None:
             raise ValueError(f"{key} must be {right}; got {got} in it")
 
 # %% ../../nbs/library/runs/lists.ipynb #029b2280
+def _check_name(name: str) -> None:
+    "Refuse a name that would be more than a part of a file's name."
+    if "/" in name or "\\" in name:
+        raise ValueError("a name is part of a file's: take / and \\ out of it")
+
+
 def _check_part(values: dict[str, Any]) -> None:
     "Refuse what cannot stand in a block, or on top."
     for key, value in values.items():
         _check(key, value)
     for name, own in values.get("terms", {}).items():
         with _said_of(f"{name} in terms"):
+            _check_name(name)
             build_loss(own)
 
 

@@ -198,7 +198,7 @@ def check_name(name: str) -> str:
     """
     if not isinstance(name, str) or name not in MODELS:
         known = ", ".join(MODELS)
-        raise ValueError(f"name must be one of {known}, got {name!r}")
+        raise ValueError(f"network name must be one of {known}, got {name!r}")
     return name
 
 

@@ -51,6 +51,15 @@ def test_run_does_every_combination_once(tmp_path):
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
 
+def test_the_table_is_as_wide_as_its_longest_method(tmp_path):
+    asked = (*RUN, "--noise", "clean", "--loss", "ce_eps+mae", "--out", tmp_path)
+    asked += ("--loss", "ce", "--set", "epochs=1")
+    for shown in (invoke(*asked).output, invoke(*asked).output):  # new, then kept
+        starts = ("experiment ", "digits_clean ")
+        lines = [line for line in shown.splitlines() if line.startswith(starts)]
+        assert len(lines) == 3 and len({len(line) for line in lines}) == 1, shown
+
+
 def test_a_record_of_another_run_is_not_taken_for_this_one(tmp_path):
     asked = ("--noise", "clean", "--loss", "ael", "--set", "epochs=1")
     run = ("run", "--dataset", "digits", "--out", tmp_path, *asked)

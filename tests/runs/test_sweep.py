@@ -479,14 +479,16 @@ def test_losses_of_your_own_in_a_list(tmp_path):
         ("mine", '[{ loss = "Unknown" }]', "unknown loss 'Unknown'"),
         ("mine", "[]", "at least one term"),
         ("mine", '[{ loss = "MAELoss", m = 1 }]', "'m'"),
+        ("'a/b'", '[{ loss = "MAELoss" }]', "a/b in terms: a name is part of a file"),
+        (r"'a\b'", '[{ loss = "MAELoss" }]', "in terms: a name is part of a file"),
     ],
 )
 def test_terms_that_make_no_loss_are_refused(tmp_path, name, terms, says):
-    file = tmp_path / "own.toml"
+    file, bare = tmp_path / "own.toml", name.strip("'")
     file.write_text(
         'dataset = "digits"\nscale = "smoke"\n'
         f"terms = {{ {name} = {terms} }}\n"
-        f'runs = [{{ losses = ["{name}"], noises = ["clean"], seeds = [1] }}]\n'
+        f"runs = [{{ losses = ['{bare}'], noises = ['clean'], seeds = [1] }}]\n"
     )
     with pytest.raises(ValueError, match=says):
         sweep.read_list(file)
@@ -500,7 +502,8 @@ def test_a_failure_of_a_run_made_otherwise_is_not_this_ones(tmp_path):
     out.mkdir()
     job.checkpoint(out).write_bytes(b"not a checkpoint")
     failed = epsbook("sweep", path, "--out", out)
-    assert failed.returncode == 1 and "1 of 1 runs failed" in failed.stderr
+    assert failed.returncode == 1 and "1 of 1 run failed" in failed.stderr
+    assert "no records yet" in failed.stdout
     file = out / "own.jsonl"
     assert list(claims.failures(file, [job])) == [(job.name, "smoke")]
     path.write_text(text.format(20))
@@ -512,7 +515,7 @@ def test_a_failure_of_a_run_made_otherwise_is_not_this_ones(tmp_path):
     path.write_text(text.format(30))
     job.checkpoint(out).unlink()
     said = epsbook("sweep", path, "--out", out)
-    assert said.returncode == 0 and "1 runs, 1 to do" in said.stdout
+    assert said.returncode == 0 and "1 run, 1 to do" in said.stdout
     assert "failed before" not in said.stdout
     (found,) = record.read_lines(file)
     assert found["terms"] == [{"loss": "EpsCELoss", "m": 30}]
