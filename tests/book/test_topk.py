@@ -44,7 +44,7 @@ CONDITIONS = {
     r"if $q < 1$ and $\tau = 0$": lambda x: "yes" if x.q < 1 and not x.tau else "no",
     "if $a = 0$": lambda x: "no" if x.a else "yes",
     "if $a > 0$": lambda x: "yes" if x.a > 0 else "no",
-    r"if $\tau = 0$ and $q_t$ leads by more than $m/(m + 1)$": (
+    r"if $\tau = 0$ and $q_1$ leads by more than $m/(m + 1)$": (
         lambda x: "no" if x.tau else "if (10.3)"
     ),
 }

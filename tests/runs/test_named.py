@@ -420,7 +420,11 @@ def test_good_names_are_accepted_without_loading(names, recipe_of, no_data):
             {},
             r"another data set's: cifar10, cifar100, mnist$",
         ),
-        (("digits", "clean", "ce"), {"recipe_of": "mnst"}, "'mnst'; known: .*mnist"),
+        (
+            ("digits", "clean", "ce"),
+            {"recipe_of": "mnst"},
+            "'mnst' .method 'ce'.; known: .*mnist",
+        ),
         (("mnist", "cifar10n-worse", "ce"), {}, "are for cifar10, not mnist"),
         (("mnist", "clean", "ce"), {"changes": {"epoch": 1}}, "fields: network"),
         (("mnist", "clean", "ce"), {"at": "big"}, "one of"),
@@ -522,7 +526,8 @@ def test_what_has_no_parameters_runs_on_any_data(dataset, no_data):
         assert plan.terms == find_recipe(method, dataset="cifar10").terms
         assert not plan.recipe["exact"]
     for method in ("gce", "mse", "ce_eps+mae"):
-        with pytest.raises(ValueError, match=f"for dataset '{dataset}'; known: "):
+        says = re.escape(f"for dataset '{dataset}' (method '{method}'); known: ")
+        with pytest.raises(ValueError, match=says):
             Plan(dataset, "symmetric:0.3", method)
 
 

@@ -26,6 +26,7 @@ from epsbook.runs.staged import filled
 from epsbook.runs.sweep import read_list
 from epsbook.train import checkpoint, graphs, machine, models
 from epsbook.train.checkpoint import save_checkpoint
+from epsbook.train.measure import corrupted
 from epsbook.train.protocol import protocol_for
 
 SCHEMA = json.loads(
@@ -102,9 +103,11 @@ def test_committed_records_fit_schema_settings_and_labels(r):
         assert r["protocol"] == s["protocol"] | {"epochs": s["epochs"]}
         assert r["noise"] == s["noise"] and r["seed"] in s["seeds"]
     else:
-        known = [x.terms for x in known_recipes() if x.method == r["method"]]
-        assert r["terms"] in known + OWN.get(r["method"], [])
-        protocol = train.protocol_for(r["dataset"], r["scale"])
+        method, _, precision = r["method"].partition("@precision=")
+        known = [x.terms for x in known_recipes() if x.method == method]
+        assert r["terms"] in known + OWN.get(method, [])
+        changes = {"precision": precision} if precision else {}
+        protocol = train.protocol_for(r["dataset"], r["scale"], **changes)
         assert protocol.fits(r["protocol"])
     asks = ASK & {term["loss"] for term in r["terms"]}
     if not asks:  # of one that was warmed up, what it is at the end
@@ -114,8 +117,7 @@ def test_committed_records_fit_schema_settings_and_labels(r):
     loaded = labels_of(r["dataset"])
     true = loaded.train_labels
     spec = noise.NoiseSpec.from_dict(r["noise"])
-    fixed = {"given": data.given_labels(spec.name)} if spec.kind == "fixed" else {}
-    given = spec.corrupt(true, loaded.num_classes, r["seed"], **fixed)
+    given = corrupted(loaded, spec, r["seed"])
     assert noise.label_sha256(given) == r["label_sha256"]
     used = slice(r["protocol"].get("samples"))
     assert noise.realized_rate(true[used], given[used]) == r["realized_rate"]
