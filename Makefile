@@ -20,15 +20,15 @@ test test-long: export OMP_NUM_THREADS := 1
 test: .venv/.installed  ## what a change can break: pytest, notebooks from the wheel
 	$(BIN)/ruff check
 	$(BIN)/pytest $(PARALLEL) -m "not long"
-	EPSBOOK_SCALE=smoke $(BIN)/python tests/alone.py
+	EPSBOOK_SCALE=smoke $(BIN)/python tests/alone.py --plain
 
 test-long: .venv/.installed  ## the rest: every page, other arithmetic, other Pythons
 	$(BIN)/pytest -n auto --dist loadgroup -m long
 	$(BIN)/python tests/arithmetic.py --checkout
-	$(BIN)/python tests/pythons.py --plain 3.12
-	$(BIN)/python tests/pythons.py 3.13
+	$(BIN)/python tests/pythons.py --plain 3.13
 
-test-all: test test-long
+test-all: test test-long  ## and the Python between the oldest and the newest
+	$(BIN)/python tests/pythons.py 3.12
 
 notebooks: .venv/.installed  ## execute chapters at laptop scale, store outputs
 	for nb in $(CHAPTERS); do EPSBOOK_SCALE=laptop TQDM_DISABLE=1 \

@@ -1,9 +1,11 @@
 """Run each notebook alone: from the wheel, in an empty folder of its own.
 
 So does a reader who has installed the library and downloaded one chapter. Outputs
-are compared by nbval, as strictly as `pytest --nbval nbs` does in the checkout.
+are compared by nbval, as strictly as `pytest --nbval nbs` does in the checkout. With
+`--plain` the arithmetic is that of `tests/arithmetic.py`, where the processor has it:
+what is stored was printed by another one.
 
-Run: python tests/alone.py [NOTEBOOK ...]
+Run: python tests/alone.py [--plain] [NOTEBOOK ...]
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import arithmetic
 import nbformat
 
 # A notebook has one kernel, so its cells stay in one process.
@@ -78,28 +81,39 @@ assert not found, "\\n".join(found)"""
     nbformat.write(content, copy)
 
 
-def run(notebooks, folder, site):
+def run(notebooks, folder, site, environment=os.environ):
     "Exit status of pytest on each notebook, alone in a folder, with a site first."
     folder.mkdir()
     for name in ("conftest.py", "pyproject.toml"):  # the checkout's own pytest
         shutil.copy(ROOT / name, folder)
     for notebook in notebooks:
         isolate(notebook, folder / place(notebook), site)
-    paths = [str(site), os.environ.get("PYTHONPATH")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    paths = [str(site), environment.get("PYTHONPATH")]
+    environment = environment | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     pytest = [sys.executable, "-m", "pytest", "--nbval", *PARALLEL, "."]
     return subprocess.run(pytest, cwd=folder, env=environment).returncode
+
+
+def plainest():
+    "The environment of plain arithmetic, or of this machine's if it has no other."
+    if found := arithmetic.refusal():
+        print(f"This machine's own arithmetic:\n{found}", flush=True)
+        return os.environ
+    return arithmetic.plain()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("notebook", nargs="*", type=Path, help="default: all in nbs/")
-    notebooks = parser.parse_args().notebook or sorted(ROOT.glob("nbs/**/[!.]*.ipynb"))
+    parser.add_argument("--plain", action="store_true", help="plain arithmetic")
+    asked = parser.parse_args()
+    notebooks = asked.notebook or sorted(ROOT.glob("nbs/**/[!.]*.ipynb"))
+    environment = plainest() if asked.plain else os.environ
     with tempfile.TemporaryDirectory(prefix="epsbook-") as folder:
         folder = Path(folder).resolve()
         site = folder / "site"
         shutil.unpack_archive(build_wheel(folder), site, "zip")
-        return run(notebooks, folder / "nbs", site)
+        return run(notebooks, folder / "nbs", site, environment)
 
 
 if __name__ == "__main__":

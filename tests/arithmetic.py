@@ -5,8 +5,8 @@ so the order of a sum and the last digits of its result. Here each is told to ta
 plainest code, without AVX and fused multiply-add, on one thread. What fails only here
 prints or compares digits that the arithmetic does not promise: assert a bound,
 round to what is claimed, or compare with a tolerance. Needs an x86-64 processor
-with AVX2; takes ten minutes on two cores, six with `--checkout`, which leaves the
-library's tests to `tests/pythons.py --plain`.
+with AVX2; takes ten minutes on two cores. With `--checkout` it leaves the notebooks
+to `tests/alone.py --plain` and the library's tests to `tests/pythons.py --plain`.
 
 Run: python tests/arithmetic.py [--checkout] [FILE ...]
 """
@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Tests of pages and notebooks, and of what only the checkout has.
 CHECKOUT = ("book", "package", "test_theorems.py")
 # Tests that compute nothing: of texts, files, packages and pages.
-OTHERS = "alone arithmetic book checkout drift ext files folders map notation"
-OTHERS += " packaging pythons widget"
+OTHERS = "alone arithmetic book checkout drift ext files folders loss_curves map"
+OTHERS += " notation packaging pythons widget"
 
 
 def plain():
@@ -90,7 +90,7 @@ def refusal(python=sys.executable):
 
 
 def computing(checkout=False):
-    "The notebooks, and the test files that are not of other things."
+    "Notebooks and test files that are not of other things; or what no wheel has."
     others = {f"test_{name}.py" for name in OTHERS.split()}
     tests = {path.name: path for path in sorted(ROOT.glob("tests/*/test_*.py"))}
     assert others <= tests.keys(), f"no such tests: {others - tests.keys()}"
@@ -98,13 +98,14 @@ def computing(checkout=False):
     names = [path.relative_to(ROOT / "tests") for path in kept]
     if checkout:
         names = [x for x in names if {x.parts[0], x.name} & set(CHECKOUT)]
-    return ["nbs", *(f"tests/{name.as_posix()}" for name in names)]
+    tests = [f"tests/{name.as_posix()}" for name in names]
+    return tests if checkout else ["nbs", *tests]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="*", help="default: all that compute")
-    only = "notebooks, and tests that need the checkout"
+    only = "tests that need the checkout"
     parser.add_argument("--checkout", action="store_true", help=only)
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()

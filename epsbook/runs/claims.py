@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from .record import append_record, record_name
+from .record import append_record, json_lines, record_name
 from ..train.machine import versions
 
 try:
@@ -40,20 +40,9 @@ class _Recorded:
                 new = lines.read()
             whole = new[: new.rfind(b"\n") + 1]
             self.read += len(whole)
-            found = _json_lines(whole.decode())
+            found = json_lines(whole).values()
             self.found |= {(record_name(r), r["scale"]) for r in found}
         return self.found
-
-
-def _json_lines(text: str) -> list[dict[str, Any]]:
-    "The lines that are whole."
-    found = []
-    for line in text.splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 # %% ../../nbs/library/runs/claims.ipynb #b10eed3b
 def _place(key: tuple) -> int:
@@ -139,8 +128,8 @@ def failures(
             their names and were made otherwise.
     """
     path = Path(file).with_suffix(".failed")
-    text = path.read_text("utf-8") if path.exists() else ""
-    notes = [((record_name(r), r["scale"]), r) for r in _json_lines(text)]
+    rows = json_lines(path.read_bytes()) if path.exists() else {}
+    notes = [((record_name(r), r["scale"]), r) for r in rows.values()]
     if jobs is not None and notes:
         known = {(job.name, job.plan.at): job for job in jobs}
         notes = [(k, r) for k, r in notes if k in known and _is_of(r, known[k])]

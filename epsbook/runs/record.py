@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['read_record', 'record_name', 'write_record', 'append_record', 'read_lines', 'record_files', 'read_file',
+__all__ = ['read_record', 'record_name', 'write_record', 'append_record', 'read_lines', 'json_lines', 'record_files', 'read_file',
            'read_records', 'records', 'curves', 'measured']
 
 # %% ../../nbs/library/runs/record.ipynb #6c7bf784
@@ -109,19 +109,25 @@ def _alone(file: IO) -> Iterator[None]:
 def read_lines(file: str | Path) -> list[dict[str, Any]]:
     """The records in a file of JSON lines; none if there is no file.
 
-    A line that is not JSON was torn and is left out.
+    A torn line is left out, as `json_lines` says.
 
     Raises:
         ValueError: a line is JSON and no record; the message names it.
     """
-    path, found = Path(file), []
-    text = path.read_text("utf-8") if path.exists() else ""
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            read = json.loads(line)
-        except ValueError:
-            continue
-        found.append(_checked(read, f"{path}, line {number},"))
+    path = Path(file)
+    rows = json_lines(path.read_bytes()) if path.exists() else {}
+    return [_checked(x, f"{path}, line {n},") for n, x in rows.items()]
+
+
+def json_lines(data: bytes) -> dict[int, Any]:
+    """What lines of JSON hold, by the number of the line, from 1.
+
+    A line that is not JSON in UTF-8 was torn and is left out.
+    """
+    found = {}
+    for number, line in enumerate(data.split(b"\n"), 1):
+        with suppress(ValueError):
+            found[number] = json.loads(line.decode())
     return found
 
 # %% ../../nbs/library/runs/record.ipynb #6348bfd0

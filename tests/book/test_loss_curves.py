@@ -74,14 +74,15 @@ def library_weight(page, name):
 
 
 @pytest.mark.parametrize("name", CHIPS)
-@pytest.mark.parametrize("moves", [0, 3, -40])
-def test_weights_are_those_of_the_library(load, name, moves):
+@pytest.mark.parametrize("keys", ["", "3 ArrowRight", "1 Home", "1 End"])
+def test_weights_are_those_of_the_library(load, name, keys):
     page = load("loss_curves")
     if name != "GCE":  # the one that is chosen first
         choose(page, name)
     for slider in page.locator(".eps-par:not([hidden]) input").all():
-        for _ in range(abs(moves)):
-            slider.press("ArrowRight" if moves > 0 else "ArrowLeft")
+        times, _, key = keys.partition(" ")
+        for _ in range(int(times or 0)):
+            slider.press(key)
     weight = library_weight(page, name)
     p = torch.tensor(
         [1e-5, 7e-4, 0.02, 0.1, 0.3, 0.45, 0.7, 0.999], dtype=torch.float64

@@ -112,6 +112,7 @@ def test_only_symmetric_noise_is_harmless_whatever_the_seed(monkeypatch, by):
         assert function(mutant=True)[0] > 0, statement
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("statement", theorems.CHECKS)
 def test_claims_hold_for_other_seeds(statement, monkeypatch):
     shift(monkeypatch, 77_000)
