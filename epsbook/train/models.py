@@ -255,7 +255,7 @@ class Prepared(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
             want, found = self.mean.shape[1], tuple(x.shape)
             raise ValueError(f"images must be (N, {want}, H, W), got {found}")
-        x = (x - self.mean) / self.spread
+        x = (x - self.mean).div_(self.spread)
         if self.layout is torch.channels_last:
             x = x.contiguous(memory_format=self.layout)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
