@@ -18,7 +18,8 @@ from .between import ClippedCELoss, FocalLoss, GCELoss, MSELoss
 from .between import RCELoss, SCELoss
 from .batch import DMILoss
 from .catalog import catalogue
-from .choosing import Suggestion, suggest
+from .answer import Suggestion
+from .choosing import suggest
 from .core import CELoss, MAELoss
 from .corners import AMSELoss, SparsityLoss
 from .correction import BackwardLoss, ForwardLoss

@@ -95,7 +95,10 @@ class DMILoss(_Whole):
 
     ranges: ClassVar = {"tau": "[0, inf)"}
     properties = Properties(
-        *("batch", "batch", r"$-\log \tau$ if $\tau > 0$", "batch")
+        symmetric="batch",
+        asymmetric="batch",
+        bounded=r"$-\log \tau$ if $\tau > 0$",
+        all_k="batch",
     )
 
     def __init__(

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import functools
 import math
-import re
-import textwrap
 import tomllib
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .answer import Reason, Suggestion
 from .asked import Asked, held_out, is_like_pairs
 from .asked import read_noise, unless_spared
 from .recipes import build_loss, written
@@ -31,79 +29,7 @@ if TYPE_CHECKING:
 LEAST, FEW, MANY = 4, 31, 316
 
 # %% auto #0
-__all__ = ['LEAST', 'FEW', 'MANY', 'Reason', 'Suggestion', 'suggest', 'situations', 'loss_table']
-
-# %% ../../nbs/30_choosing.ipynb #d7b9e058
-class Reason(NamedTuple):
-    """A sentence, and what it rests on.
-
-    Each of `rests_on` is a name of records (a star stands for anything), a
-    table of `epsbook/assets/published.toml`, or a page, with an anchor.
-    """
-
-    text: str
-    rests_on: tuple[str, ...]
-
-    def __str__(self) -> str:
-        "The sentence, and in brackets what it rests on."
-        return f"{self.text} [{', '.join(self.rests_on)}]"
-
-# %% ../../nbs/30_choosing.ipynb #b8c1db52
-@dataclass(frozen=True, repr=False)
-class Suggestion:
-    """What `suggest` answers; print it.
-
-    Attributes:
-        loss: ready to use.
-        tries: constructors of what the budget pays for, that of `loss` first.
-        behind: accuracy points by which the best one-line loss on record was
-            ahead in such a problem, at most; None: nothing was measured.
-        reasons: why, each with what it rests on.
-        stop: how long to train and what to hold out, likewise.
-        second: constructor of what to try second.
-        given: what the constructors call `T`, as text; or "".
-        on: what `behind` was measured on, if not on all there is.
-    """
-
-    loss: Loss
-    tries: tuple[str, ...]
-    behind: int | None
-    reasons: tuple[Reason, ...]
-    stop: Reason
-    second: str
-    given: str = ""
-    on: str = ""
-
-    @property
-    def code(self) -> str:
-        "Lines to paste, which make `criterion`."
-        names = sorted(set(re.findall(r"\w+Loss", self.tries[0])))
-        lines = ["import torch"] if self.given else []
-        lines += [f"from epsbook.losses import {', '.join(names)}"]
-        if "NoiseSpec" in self.given:
-            lines += ["from epsbook.noise import NoiseSpec"]
-        lines += [f"T = {self.given}"] if self.given else []
-        return "\n".join([*lines, f"criterion = {self.tries[0]}"])
-
-    def __repr__(self) -> str:
-        return "\n".join([self.code, "", *map(_paragraph, _parts(self))])
-
-# %% ../../nbs/30_choosing.ipynb #07d07e1e
-def _parts(s: Suggestion) -> list[tuple[str, str]]:
-    "Heads and texts of a printed suggestion."
-    points = f"at most {s.behind} points, {s.on}".removesuffix(", ")
-    parts = [("behind", "not measured" if s.behind is None else points)]
-    parts += [("and train", x) for x in s.tries[1:]]
-    parts += [("then try", s.second)] if len(s.tries) == 1 else []
-    parts += [("because", str(reason)) for reason in s.reasons]
-    return [*parts, ("stop", str(s.stop))]
-
-
-def _paragraph(part: tuple[str, str]) -> str:
-    "A head of ten columns and a text beside it."
-    return textwrap.indent(
-        textwrap.fill(part[1], 68, break_on_hyphens=False), " " * 10
-    ).replace(" " * 10, f"{part[0]:<10}", 1)
+__all__ = ['LEAST', 'FEW', 'MANY', 'suggest', 'situations', 'loss_table']
 
 # %% ../../nbs/30_choosing.ipynb #8716c2a1
 class _Leaf(NamedTuple):
@@ -135,6 +61,12 @@ def _choices() -> tuple[dict[str, _Leaf], dict[str, Reason]]:
     return leaves, also
 
 # %% ../../nbs/30_choosing.ipynb #d84ccdcc
+def _read(k: int, noise: Any, rate: float | None) -> Asked:
+    "What is known; where some classes are spared, of those that are not."
+    asked = read_noise(k, noise, rate)
+    return unless_spared(asked) if LEAST <= k <= FEW else asked
+
+
 def _name(k: int, asked: Asked) -> str:
     "The leaf of the decision tree."
     kind = asked.kind
@@ -203,6 +135,14 @@ def _claim(k: int, asked: Asked, two: str) -> tuple[int | None, str]:
         return min(5, leaf.behind), "on fixed features"  # as also.two says
     return leaf.behind, leaf.on
 
+
+def _loss(terms: Terms, asked: Asked) -> Loss:
+    "Ready to use, with the matrix where it takes one."
+    made = [dict(t) for t in terms]
+    if asked.transition is not None:
+        made[0]["transition"] = asked.transition
+    return build_loss(made)
+
 # %% ../../nbs/30_choosing.ipynb #675b1c97
 def _stop(k: int, asked: Asked) -> Reason:
     "How long to train, and what to hold out."
@@ -251,25 +191,25 @@ def suggest(
         budget: trainings you can afford; None is one, above eight is eight.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type or range; a rate
-            at which labels tell nothing. The message says what would do.
+        TypeError, ValueError: wrong type or range, or labels that tell nothing.
     """
     k = check_int("num_classes", num_classes, 2)
     runs = 1 if budget is None else check_int("budget", budget, 1)
-    asked = read_noise(k, noise, rate)
-    asked = unless_spared(asked) if LEAST <= k <= FEW else asked
+    asked = _read(k, noise, rate)
     leaf = _choices()[0][_name(k, asked)]
     tries = _tries(k, (leaf.method, leaf.second), asked)
     two = leaf.two if runs > 1 else ""
     points, on = _claim(k, asked, two)
-    made = [dict(t) for t in tries[0]]
-    if asked.transition is not None:
-        made[0]["transition"] = asked.transition
     texts = tuple(dict.fromkeys(map(written, tries)))
     return Suggestion(
-        *(build_loss(made), texts[:runs]),
-        *(points, tuple(_reasons(asked, leaf, runs, two)), _stop(k, asked)),
-        *(texts[1], asked.given if asked.kind == "uneven" else "", on),
+        loss=_loss(tries[0], asked),
+        tries=texts[:runs],
+        behind=points,
+        reasons=tuple(_reasons(asked, leaf, runs, two)),
+        stop=_stop(k, asked),
+        second=texts[1],
+        given=asked.given if asked.kind == "uneven" else "",
+        on=on,
     )
 
 # %% ../../nbs/30_choosing.ipynb #b7757886

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 from torch import nn
 
-from .base import CurveLoss, Loss
+from .base import CurveLoss
 from .inputs import class_dim, no_autocast, pick, safe_log
+from .matrix import MatrixLoss
 from .options import SWITCH, Options, Properties
 from .reduction import summed
-from ..noise.transition import check_matrix
 
 if TYPE_CHECKING:
     from typing import Self
@@ -77,7 +77,8 @@ class NoiseAdaptationLoss(CurveLoss):
     uses_top, varies = False, True
     ranges: ClassVar = {"noise_rate": "[0, 1)", "inclusive": SWITCH}
     properties = Properties(
-        *("no", r"if $r (1 - cK + c) \le c$"),
+        symmetric="no",
+        asymmetric=r"if $r (1 - cK + c) \le c$",
         bounded=r"$-\log c$ if $c > 0$",
         all_k="of the clean labels, if noise is even and the rate is right",
     )
@@ -93,62 +94,8 @@ class NoiseAdaptationLoss(CurveLoss):
         floor = _floor(self.noise_rate, self.inclusive, num_classes)
         return _Mixed(floor, 1 - floor * num_classes)
 
-# %% ../../nbs/12_noise_adaptation.ipynb #5a5aad6a
-class _Matrix(Loss):
-    "A loss that has a transition matrix, checked whenever it is set."
-
-    def __init__(
-        self, *, transition: Float[Tensor, "c c"], **options: Unpack[Options]
-    ) -> None:
-        super().__init__(**options)
-        self.transition = transition
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "transition":
-            return super().__setattr__(name, value)
-        if getattr(value, "requires_grad", False):
-            raise TypeError(
-                "transition asks for a gradient, which would not reach it: "
-                "learn it with ForwardLoss.learned(transition=...), and give "
-                "transition.detach() here"
-            )
-        rows = torch.tensor(check_matrix(value), dtype=torch.float64)
-        return self._hold(rows)
-
-    def _hold(self, rows: Tensor) -> None:
-        "Keeps T, float64, where the one before it was."
-        made = rows.to(self._buffers.get("transition", rows))
-        self.register_buffer("transition", made)
-
-    def _log_t(self) -> Tensor:
-        return self.transition.log()
-
-# %% ../../nbs/12_noise_adaptation.ipynb #08d35d16
-class _Corrected(_Matrix):
-    "A loss that knows the transition matrix."
-
-    def _rows(self, matrix: Tensor, logits: Tensor) -> Tensor:
-        "`matrix`, if it fits the logits, as numbers of their kind."
-        num_classes = logits.shape[class_dim(logits)]
-        if len(matrix) != num_classes:
-            raise ValueError(
-                f"transition is {len(matrix)} x {len(matrix)}, the logits have "
-                f"{num_classes} classes"
-            )
-        if matrix.device != logits.device:
-            raise ValueError(
-                f"transition is on {matrix.device}, logits on {logits.device}: "
-                "move the loss with loss.to(logits.device)"
-            )
-        return matrix.to(logits.dtype)
-
-    def __repr__(self) -> str:
-        k = len(self.transition)
-        shown = ", ".join([f"transition={k} x {k}", *self._changed()])
-        return f"{type(self).__name__}({shown})"
-
 # %% ../../nbs/12_noise_adaptation.ipynb #e2510c3f
-class _Forward(_Corrected):
+class _Forward(MatrixLoss):
     "`ForwardLoss` in logarithms."
 
     def _hold(self, rows: Tensor) -> None:
@@ -211,7 +158,7 @@ class ForwardLoss(_Forward):
         return _Learned(transition=transition, **options)
 
 # %% ../../nbs/12_noise_adaptation.ipynb #81f955ab
-class _Inverted(_Corrected):
+class _Inverted(MatrixLoss):
     "A loss that needs the inverse, too."
 
     def _hold(self, rows: Tensor) -> None:
@@ -255,8 +202,10 @@ class BackwardLoss(_Inverted):
     """
 
     properties = Properties(
-        *("no", r"no, and none is best if some $(T^{-\top} q)_k < 0$"),
-        *("no", "of the clean labels, if $T$ is right"),
+        symmetric="no",
+        asymmetric=r"no, and none is best if some $(T^{-\top} q)_k < 0$",
+        bounded="no",
+        all_k="of the clean labels, if $T$ is right",
     )
 
     def _every(self, logits: Tensor, **batch: Any) -> Tensor:

@@ -153,7 +153,8 @@ class LogitClipLoss(_Changed):
 
     ranges: ClassVar = {"max_norm": "(0, inf)"}
     properties = Properties(
-        *("no", "no"),
+        symmetric="no",
+        asymmetric="no",
         bounded=r"at most $\log(1 + (K - 1)\,e^{\sqrt2\,r})$",
         all_k="yes",
     )

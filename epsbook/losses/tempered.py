@@ -59,8 +59,9 @@ class TemperatureCELoss(Loss):
 
     ranges: ClassVar = _SHARP
     properties = Properties(
-        *("no", "no"),
-        r"at most $\log(1 + (K - 1)\,e^{\sqrt2/\theta})$ if `unit`",
+        symmetric="no",
+        asymmetric="no",
+        bounded=r"at most $\log(1 + (K - 1)\,e^{\sqrt2/\theta})$ if `unit`",
         all_k="yes",
     )
 
