@@ -70,10 +70,7 @@ class SparsityLoss(Loss):
         **{"unit": SWITCH, "tau": "[0, 0.5]"},
     }
     properties = Properties(
-        symmetric="no",
-        asymmetric="no",
-        bounded=r"at most $K^{1 - p} (1 + (K - 1)\tau)^p$",
-        all_k="no",
+        *("no", "no", r"at most $K^{1 - p} (1 + (K - 1)\tau)^p$", "no")
     )
 
     def __init__(

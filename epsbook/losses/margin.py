@@ -169,9 +169,8 @@ class LogitClipLoss(_Changed):
     ) -> LogitClipLoss:
         """What the released codes compute: longer than 1/delta becomes delta.
 
-        Logits of length above 1/delta are brought to length delta, which
-        shrinks them too far for delta < 1 and *stretches* them for delta > 1.
-        The two agree for delta = 1 only. No logits are longer than
+        That shrinks too far for delta < 1 and *stretches* for delta > 1; the
+        two agree for delta = 1 only. No logits are longer than
         max(delta, 1/delta), which is the `max_norm` of the result.
         """
         return _Released(delta=delta, **options)

@@ -142,7 +142,7 @@ def augmented(
     if (here.top is None) != (images.ndim == 4):
         raise ValueError("moves that cut need images from `windows`")
     if here.top is None:
-        batch = images.index_select(0, index)  # by rows, images[index] by numbers
+        batch = images.index_select(0, index)  # copies rows, [] numbers
     else:
         batch = images[index, :, here.top, here.left]
     if here.mirror is not None:
