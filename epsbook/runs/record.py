@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..data.files import write_atomic
+from ..data.files import explained, write_atomic
 
 try:
     import fcntl
@@ -85,10 +85,12 @@ def append_record(record: dict, file: str | Path) -> None:
     """Adds a record to a file of JSON lines, which is made if need be.
 
     Several processes and threads may add to one file.
+
+    Raises:
+        StorageError: its folder is full, closed, or no folder.
     """
-    line = json.dumps(record, allow_nan=False) + "\n"
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "ab+") as lines, _alone(lines):
+    line, folder = json.dumps(record, allow_nan=False) + "\n", Path(file).parent
+    with explained(folder), _open(file) as lines, _alone(lines):
         if lines.seek(0, os.SEEK_END):
             lines.seek(-1, os.SEEK_END)
             if lines.read(1) != b"\n":
@@ -96,6 +98,12 @@ def append_record(record: dict, file: str | Path) -> None:
         lines.write(line.encode())
         lines.flush()
         os.fsync(lines.fileno())
+
+
+def _open(file: str | Path) -> IO[bytes]:
+    "To read and to add; its folder is made if need be."
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    return open(file, "ab+")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from . import record
 from .duration import Clock
 from .lists import Job, read_list
 from .plan import Plan
+from ..data.files import StorageError
 from ..train.checkpoint import repeatable
 from ..train.progress import OutOfTime
 
@@ -87,6 +88,8 @@ def _worker(
                 say(found.done[-1])
             except OutOfTime as error:
                 found.stopped.append(f"{job.name}: {error}")
+            except StorageError:  # the next one would fail as well
+                raise
             except mild as error:
                 found.failed.append(f"{job.name}: {error}")
                 fail(job, in_words(error))

@@ -8,11 +8,14 @@ import sys
 import threading
 import signal
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
 from epsbook import train
+from epsbook.data.files import StorageError
 from epsbook.losses.recipes import known_recipes
 from epsbook.runs import claims, record, sweep
 from epsbook.runs.sweep import Clock, Outcome, read_list, work
@@ -391,6 +394,21 @@ def test_a_line_that_is_json_and_no_record_is_named(tmp_path):
     file.write_text(file.read_text() + '{"a": 1}\n')
     with pytest.raises(ValueError, match=r"runs.jsonl, line 2, is not a record"):
         record.read_records("e", tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_full_disk_ends_the_list_and_costs_no_other_run(tmp_path, at_once):
+    begun, noted = [], []
+
+    def one(job):
+        begun.append(job.name)
+        record.append_record(ONE, "/dev/full")
+
+    jobs = [SimpleNamespace(name=str(i)) for i in range(9)]
+    with pytest.raises(StorageError, match="has no space left: make some"):
+        work(jobs, one, at_once=at_once, fail=lambda *why: noted.append(why))
+    assert len(begun) == at_once and not noted
 
 
 def test_many_may_add_to_one_file(tmp_path):
