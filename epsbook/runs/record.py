@@ -133,7 +133,7 @@ def json_lines(data: bytes) -> dict[int, Any]:
     A line that is not JSON in UTF-8 was torn and is left out.
     """
     found = {}
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(data.splitlines(), 1):
         with suppress(ValueError):
             found[number] = json.loads(line.decode())
     return found

@@ -40,7 +40,7 @@ def start(*words):
 
 def epsbook(*words):
     process = start(*words)
-    errors = process.communicate(timeout=300)[1]
+    said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return said
 
@@ -95,7 +95,7 @@ def test_why_a_run_failed_is_kept_and_it_is_tried_again(tmp_path):
     out.mkdir()
     job.checkpoint(out).write_bytes(b"not a checkpoint")
     process = start(path, "--out", out)
-    errors = process.communicate(timeout=300)[1]
+    said, errors = process.communicate(timeout=300)
     assert process.returncode == 1 and "1 of 6 runs failed" in errors
     assert f"FAILED {job.name}" in said
     why = claims.failures(out / "grid.jsonl")
@@ -145,7 +145,7 @@ def test_ray_makes_the_records_of_the_local_engine_though_a_worker_is_killed(tmp
     victims = workers(process)
     assert victims, "a run is in progress"
     victims[0].kill()
-    errors = process.communicate(timeout=300)[1]
+    said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert "FAILED" not in said and not errors.strip()
     local = outcomes(tmp_path / "local" / "grid.jsonl")
