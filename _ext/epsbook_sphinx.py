@@ -64,6 +64,7 @@ def on_page(app, pagename, templatename, context, doctree) -> None:
 def setup(app) -> dict[str, bool]:
     """Register with Sphinx."""
     app.setup_extension("epsbook_cards")
+    app.setup_extension("epsbook_ties")
     app.connect("config-inited", on_config)
     app.connect("config-inited", drop_thebe)
     app.connect("source-read", on_source_read)

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "_ext"))
 
 import epsbook_pages as pages  # noqa: E402
+import epsbook_ties as ties  # noqa: E402
+from docutils import nodes  # noqa: E402
 
 SVG = """<?xml version="1.0" encoding="utf-8"?>
 <!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/svg11.dtd">
@@ -365,6 +367,33 @@ def test_the_notebook_itself_is_not_changed():
     before = copy.deepcopy(nb)
     assert pages.convert_notebook(nb) != before
     assert nb == before
+
+
+@pytest.mark.parametrize(
+    ("written", "tied"),
+    [
+        ("Of $a$, ($b$", ["$a$,", "($b$"]),
+        ("CE$_e$+MAE ends", ["CE$_e$+MAE"]),
+        ("$a$-$b$ or\n$c$", ["$a$-$b$"]),
+        ("$a$\u00a0% and $b$ \u00a0", ["$a$\u00a0%"]),
+        ("so $a$ is $b$", []),
+        ("$a$", []),
+    ],
+)
+def test_a_formula_is_tied_to_what_touches_it(written, tied):
+    parts = [p for p in re.split(r"(\$[^$]*\$)", written) if p]
+    made = [nodes.math("", p) if p[0] == "$" else nodes.Text(p) for p in parts]
+    paragraph = nodes.paragraph("", "", *made)
+    ties.tie(paragraph)
+    assert paragraph.astext() == written
+    assert [e.astext() for e in paragraph.findall(nodes.inline)] == tied
+
+
+def test_a_formula_is_not_tied_to_a_link():
+    link = nodes.reference("", "here")
+    paragraph = nodes.paragraph("", "", link, nodes.math("", "a"), nodes.Text(" too"))
+    ties.tie(paragraph)
+    assert not list(paragraph.findall(nodes.inline)) and paragraph[0] is link
 
 
 # --- through Sphinx -------------------------------------------------------------
