@@ -175,6 +175,25 @@ def test_ctrl_c_ends_runs_side_by_side_without_an_abort(tmp_path):
     assert len(record.read_lines(out / "long.jsonl")) == 6
 
 
+LOADING = """
+import runpy, sys
+
+class Interrupts:  # as if Ctrl-C came while this is imported
+    def find_spec(name, *_):
+        if name == "torch":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts)
+runpy.run_module("epsbook", run_name="__main__")
+"""
+
+
+def test_ctrl_c_is_one_line_while_the_command_loads():
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True)
+    assert done.returncode == 130
+    assert done.stderr == b"epsbook: stopped before it began.\n"
+
+
 def test_only_the_first_ctrl_c_is_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
