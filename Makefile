@@ -12,9 +12,9 @@ book: .venv/.installed  ## train the opening experiment, build the book
 	$(BIN)/epsbook repeat wrong_labels --out _build/records
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
 
-# A file's tests share what they build, so a file stays in one process; with a
-# process for each core, more threads would only wait for one another.
-PARALLEL := -n auto --dist loadfile
+# Neighbors share what they build, so each process gets half of them in a row, and what
+# another has left when it is done; more threads would only wait for one another.
+PARALLEL := -n auto --dist worksteal
 test test-long: export OMP_NUM_THREADS := 1
 
 test: .venv/.installed  ## what a change can break: pytest, notebooks from the wheel
@@ -23,7 +23,7 @@ test: .venv/.installed  ## what a change can break: pytest, notebooks from the w
 	EPSBOOK_SCALE=smoke $(BIN)/python tests/alone.py --plain
 
 test-long: .venv/.installed  ## the rest: every page, other arithmetic, other Pythons
-	$(BIN)/pytest -n auto --dist loadgroup -m long
+	$(BIN)/pytest $(PARALLEL) -m long
 	$(BIN)/python tests/arithmetic.py --checkout
 	$(BIN)/python tests/pythons.py --plain 3.13
 

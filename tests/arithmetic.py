@@ -23,6 +23,8 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+# How tests are spread; notebooks, whose cells share a kernel, have their own way.
+SPREAD = ("-n", "auto", "--dist", "worksteal")
 # Tests of pages and notebooks, and of what only the checkout has.
 CHECKOUT = ("book", "package", "test_theorems.py")
 # Tests that compute nothing: of texts, files, packages and pages.
@@ -118,8 +120,9 @@ def main():
     from alone import PARALLEL  # the probe of another Python has no notebooks
 
     files = asked.file or computing(asked.checkout)
+    spread = PARALLEL if any("nbs" in file for file in files) else SPREAD
     pytest = [sys.executable, "-m", "pytest", "--nbval", "-m", "not long"]
-    pytest += [*PARALLEL, *files]
+    pytest += [*spread, *files]
     return subprocess.run(pytest, cwd=ROOT, env=plain()).returncode
 
 

@@ -20,8 +20,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import arithmetic
-from alone import PARALLEL, ROOT, build_wheel
-from arithmetic import CHECKOUT
+from alone import ROOT, build_wheel
+from arithmetic import CHECKOUT, SPREAD
 
 PYTHONS = ("3.11", "3.12", "3.13")
 NEEDS = "torchvision scikit-learn pooch pandas hypothesis jsonschema".split()
@@ -98,7 +98,7 @@ def run(python, folder, only="", plain=False):
         raise RuntimeError(f"epsbook comes from {told.strip()}, not from the wheel")
     report = folder / "report.xml"
     pytest = [python, "-m", "pytest", "-rfE", f"--junitxml={report}", "tests"]
-    pytest += ["-m", "not long", *PARALLEL]
+    pytest += ["-m", "not long", *SPREAD]
     pytest += ["-k", only] if only else []
     code = subprocess.run(pytest, cwd=folder, env=clean).returncode
     return code, counts(report)

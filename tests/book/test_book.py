@@ -85,13 +85,8 @@ def open_page(browser, address, **options):
 SOME = {"index", "01_wrong_labels", "08_eps_softmax", "api/losses"}
 
 
-def long(page):
-    "A page on its own: its tests share one process, other pages may have others."
-    marks = (pytest.mark.long, pytest.mark.xdist_group(page))
-    return pytest.param(page, marks=marks)
-
-
-MARKED = [p if p in SOME else long(p) for p in PAGES]
+LONG = pytest.mark.long
+MARKED = [p if p in SOME else pytest.param(p, marks=LONG) for p in PAGES]
 
 
 @pytest.fixture(scope="module", params=MARKED)
