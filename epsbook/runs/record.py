@@ -166,6 +166,9 @@ def read_file(file: Path, pattern: str = "*-seed*") -> list[dict[str, Any]]:
     return [r for r in read_lines(file) if fnmatchcase(record_name(r), pattern)]
 
 # %% ../../nbs/library/runs/record.ipynb #d56ef46d
+_RUN = "experiment", "method", "seed", "scale"
+
+
 def read_records(
     name: str, folder: str | Path | None = None, at: str | None = None
 ) -> list[dict[str, Any]]:
@@ -173,7 +176,8 @@ def read_records(
 
     They lie in `folder`, a file each or as lines of a `.jsonl`; by default,
     those that came with the book. A star in `name` stands for anything, as in
-    "mnist_symmetric_*". With `at`, only those of that scale.
+    "mnist_symmetric_*". With `at`, only those of that scale. A run counts
+    once: of two lists that hold it, as the first in the alphabet has it.
 
     Raises:
         FileNotFoundError: there are none; says how to make them.
@@ -187,9 +191,8 @@ def read_records(
             f"no records of {name!r} in {where}: make them with "
             f"`epsbook repeat {name} --out FOLDER`"
         )
-    return sorted(
-        found, key=lambda r: (r["experiment"], r["method"], r["seed"])
-    )
+    once = {tuple(r[k] for k in _RUN): r for r in reversed(found)}
+    return [once[run] for run in sorted(once)]
 
 # %% ../../nbs/library/runs/record.ipynb #eecc540e
 def records(
