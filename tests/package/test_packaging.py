@@ -67,7 +67,7 @@ def test_the_wheel_holds_the_package_its_data_and_nothing_else(site):
 def test_the_wheel_is_typed_licensed_and_has_its_command(site):
     info = next(site.glob("epsbook-*.dist-info"))
     assert (site / "epsbook" / "py.typed").exists(), "add an empty epsbook/py.typed"
-    assert "epsbook.cli:main" in (info / "entry_points.txt").read_text()
+    assert "epsbook.__main__:main" in (info / "entry_points.txt").read_text()
     for name in ("LICENSE", "LICENSE-text"):
         kept = (info / "licenses" / name).read_bytes()
         assert kept == (ROOT / name).read_bytes()
