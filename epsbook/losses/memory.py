@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MemoryOptions', 'Remembering', 'generators', 'begin_anew']
+__all__ = ['MemoryOptions', 'Remembering', 'generators', 'draw_from_own', 'begin_anew']
 
 # %% ../../nbs/library/losses/memory.ipynb #5e070000
 def _check_index(
@@ -154,6 +154,13 @@ def generators(loss: Loss) -> list[torch.Generator]:
     "Generators that the loss draws from, besides torch's own."
     parts = (getattr(m, "generator", None) for m in loss.modules())
     return [g for g in parts if isinstance(g, torch.Generator)]
+
+
+def draw_from_own(loss: Loss) -> None:
+    "Gives each part that draws from torch's generator one of its own."
+    for part in loss.modules():
+        if getattr(part, "generator", part) is None:
+            part.generator = torch.Generator()
 
 
 def begin_anew(loss: Loss, seed: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import data
 from ..data.files import home
+from ..losses.memory import draw_from_own
 from ..losses.recipes import Recipe, build_loss, known_recipes
 from ..losses.recipes import nearest_rate, nearest_recipe
 from ..noise import NoiseSpec
@@ -204,6 +205,7 @@ class Plan(_Recorded):
     def run(self, seed: int, **options: Any) -> dict[str, Any]:
         "One run: its record. Options and errors are those of `train.fit`."
         head, loss = self.head, build_loss(self.terms)
+        draw_from_own(loss)  # torch's is one for all threads
         label = f"{self.dataset} {self.noise} {head['method']} {seed}"
         options = {"label": label} | options
         d = data.load(self.dataset)

@@ -18,6 +18,7 @@ from epsbook import train
 from epsbook.data.files import StorageError
 from epsbook.losses.recipes import known_recipes
 from epsbook.runs import claims, record, sweep
+from epsbook.runs.plan import Plan
 from epsbook.runs.sweep import Clock, Outcome, read_list, work
 from epsbook.runs.table import parts, published
 from epsbook.train import models
@@ -311,6 +312,18 @@ def test_side_by_side_means_at_the_same_time():
 
     found = work([Fake(x) for x in "abcd"], one, str, at_once=2)
     assert sorted(found.done) == list("abcd")
+
+
+def test_losses_that_draw_do_so_side_by_side_as_alone():
+    own = [{"loss": "NLNLLoss"}, {"loss": "PeerLoss"}]
+    plan = Plan(
+        "digits", "symmetric:0.4", "drawn", at="smoke", own=own, changes={"epochs": 2}
+    )
+    jobs, found = [sweep.Job(plan, seed) for seed in (1, 2, 3)], {}
+    for at_once in (1, 3):
+        one = lambda job: f"{job.name} {job.plan.run(job.seed)['weights_sha256']}"
+        found[at_once] = sorted(work(jobs, one, str, at_once=at_once, strict=True).done)
+    assert found[1] == found[3] and len({x.split()[1] for x in found[1]}) == 3
 
 
 @pytest.fixture
