@@ -231,10 +231,11 @@ def test_the_safe_choice_has_the_smallest_worst_case():
     everywhere = [m for m in rivals if m in measured("last")["ours"]]
     assert sorted(everywhere) == ["ce", "gce", "nce+rce"]
     assert min(everywhere, key=lambda m: worst(m, few)) == "nce+rce"
-    # One that we did not train from scratch is safer where both were run, so far.
-    first, second, *_ = sorted(rivals, key=lambda m: worst(m, few))
-    assert (first, second) == ("nce+aul", "nce+rce") and len(rivals) > 8
-    assert worst(first, few) > worst(second, few) - 3
+    # Two that we did not train from scratch are safer where all were run, so far.
+    safest = sorted(rivals, key=lambda m: worst(m, few))[:3]
+    assert safest == ["nce+aul", "nfl+rce", "nce+rce"] and len(rivals) > 8
+    assert worst("nce+aul", few) > worst("nce+rce", few) - 3
+    assert worst("nfl+rce", few) > worst("nce+rce", few) - 0.3
     # With a hundred classes: of those with one setting for all noises, as published.
     fixed = [m for m in measured("last")["cifar100"] if one_setting(m, "cifar100")]
     assert len(fixed) > 4
@@ -287,27 +288,31 @@ def claimed(leaf, text):
 
 
 def test_the_numbers_of_ten_classes():
-    assert claimed("few", "at most 5 points behind") and claimed("few", "but 6 at 80 %")
+    assert claimed("few", "at most 5 points behind") and claimed("few", "but 7 at 80 %")
     high = behind("patches", "nce+rce", "*_0.8", "validated")
     for (collection, problems), at in itertools.product(EVIDENCE["few"], BOTH):
         if collection in measured(at):
             lost = behind(collection, "nce+rce", problems, at)
             lost = lost.drop(high.index, errors="ignore") if at != "last" else lost
             assert not len(lost) or lost.max() <= 5
-    assert 5 < high.max() <= 6 and behind("patches", "gce", at="validated").max() <= 4
+    assert 6 < high.max() <= 7
+    assert 4 < behind("patches", "gce", at="validated").max() <= 5
+    assert CHOICES["also"]["features"]["text"].count("at most 5 points") == 1
     first = published_patches().query("seed == 1 and experiment in @high.index")
     first = 100 * first.set_index("method")["validated"].astype(float)
     assert round(first.max() - first["nce+rce"]) == 11
     best = measured("best")["ours"].dropna(subset=["nce+rce", "gce"])
     ahead = best["nce+rce"] - best["gce"]
     assert len(ahead) >= 3 and 2 < ahead.min() and 8 < ahead.max() < 11.5
-    assert behind("patches", "ce_eps+mae", "*cifar10n_*").max() > 7
     elr = [behind("meeting", "elr", at=at).max() for at in BOTH]
     assert elr[0] <= 1 and elr[1] < 2.15
 
 
 def test_the_numbers_of_labels_that_people_gave():
     assert behind("patches", "gce", "*cifar10n_*").max() <= 2
+    assert claimed("few_seen", "up to 9 behind with the same weights")
+    assert claimed("many_seen", "up to 9 points behind")
+    assert 8 < behind("patches", "ce_eps+mae", "*cifar10n_*").max() <= 9
     lost = behind("people10", "gce", at="validated")
     assert 2.5 < lost.min() and lost.max() < 4.5
     table = measured("validated")["people10"]
@@ -346,7 +351,8 @@ def test_of_peoples_labels_agreement_keeps_gce():
     )
     assert len(agree) >= 5 and (agree["gce"] > agree["ce_eps+mae"]).all()
     ahead = 100 * (some["gce"] - some["ce_eps+mae"]).groupby("experiment").mean()
-    assert 1.5 < ahead.min() and ahead.max() < 4.5
+    assert "2 to 3 points ahead of the sum (three runs each)" in str(s.reasons[0])
+    assert 1.5 < ahead.min() and ahead.max() < 3.5 and len(agree) == 15
 
 
 def test_the_numbers_of_a_hundred_classes_and_more():
@@ -391,7 +397,7 @@ def test_the_other_numbers_of_the_sentences():
     assert made["ce"] > 98 and 8 < made["mae"] < 13
     runs = published_patches()
     lost = 100 * (runs["best"] - runs["validated"].astype(float))
-    assert lost.groupby([runs["experiment"], runs["method"]]).mean().max() <= 5.5
+    assert 3 < lost.groupby([runs["experiment"], runs["method"]]).mean().max() <= 4
     assert lost.mean() < 1
     met = record.records("meeting_*")
     lost = 100 * (met["best"] - met["validated"].astype(float))
