@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MemoryOptions', 'Remembering', 'generators', 'draw_from_own', 'begin_anew']
+__all__ = ['MemoryOptions', 'Remembering', 'generators', 'fixed_tensors', 'draw_from_own', 'begin_anew']
 
 # %% ../../nbs/library/losses/memory.ipynb #5e070000
 def _check_index(
@@ -154,6 +154,13 @@ def generators(loss: Loss) -> list[torch.Generator]:
     "Generators that the loss draws from, besides torch's own."
     parts = (getattr(m, "generator", None) for m in loss.modules())
     return [g for g in parts if isinstance(g, torch.Generator)]
+
+
+def fixed_tensors(loss: Loss) -> dict[str, Tensor]:
+    "Buffers of the loss by name, but for what it remembers."
+    parts = [m for m in loss.modules() if isinstance(m, Remembering)]
+    found = loss.named_buffers(remove_duplicate=False)
+    return {k: b for k, b in found if all(b is not m.targets for m in parts)}
 
 
 def draw_from_own(loss: Loss) -> None:

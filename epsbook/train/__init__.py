@@ -23,8 +23,9 @@ from .. import data, losses, noise
 from ..losses.memory import begin_anew, generators
 from . import models
 from .augment import Moves, augmented, draw_moves, windows
-from .checkpoint import DRAWING, Saver, freeze, load_checkpoint
-from .checkpoint import repeatable, thaw, weights_sha256
+from .checkpoint import DRAWING, Saver, about_rest, freeze
+from .checkpoint import load_checkpoint, repeatable, thaw
+from .checkpoint import weights_sha256
 from .checks import check_batches, check_run, find_device
 from .graphs import recorded
 from .machine import hardware, versions
@@ -228,16 +229,6 @@ def _about(
         "seed": seed,
     }
 
-# %% ../../nbs/17_training.ipynb #7d41a6e3
-def _where(d: data.Dataset, protocol: Protocol, device: str) -> dict:
-    "What else must be the same for a run to go on from its checkpoint."
-    images = {"train": d.train_images, "test": d.test_images}
-    return {
-        "device": device.split(":")[0],
-        "precision": protocol.precision,
-        "images": weights_sha256(images),
-    }
-
 # %% ../../nbs/17_training.ipynb #f4480e13
 def _outcome(run: _Run, s: Split, device: str, about: dict, then: Any) -> dict:
     "What is known when it has ended; `then` gets the network."
@@ -292,8 +283,8 @@ def fit(
     check_run(d, loss, protocol := protocol.resolved(device))
     s = split(d, given := corrupted(d, spec, seed), protocol, seed, device)
     about = _about(d, spec, loss, protocol, seed, given)
-    run_id = about | (_where(d, protocol, device) if checkpoint else {})
+    rest = about_rest(d, loss, protocol, device) if checkpoint else {}
     with repeatable(device), kept_memory():
         run = _start(s, loss, protocol, seed)
-        _train(run, s, run_id, label, checkpoint, watch, until)
+        _train(run, s, about | rest, label, checkpoint, watch, until)
         return _outcome(run, s, device, about, then)

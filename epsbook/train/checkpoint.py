@@ -17,14 +17,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..data.files import write_atomic
+from ..losses.memory import fixed_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
+    from epsbook.data.made import Dataset
+    from epsbook.losses import Loss
+    from epsbook.train.protocol import Protocol
+
 # %% auto #0
-__all__ = ['DRAWING', 'save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'repeatable', 'Saver', 'weights_sha256']
+__all__ = ['DRAWING', 'save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'repeatable', 'Saver', 'weights_sha256',
+           'about_loss', 'about_rest']
 
 # %% ../../nbs/library/train/checkpoint.ipynb #3c25503f
 _MAGIC = b"epsbook checkpoint 1\n"
@@ -180,3 +186,22 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+# %% ../../nbs/library/train/checkpoint.ipynb #a1c0ffe2
+def about_loss(loss: Loss) -> dict[str, str]:
+    "What tells losses apart: as it prints, and the sum of what it was given."
+    held = fixed_tensors(loss)
+    sums = {"loss_tensors": weights_sha256(held)} if held else {}
+    return {"loss": repr(loss)} | sums
+
+
+def about_rest(
+    d: Dataset, loss: Loss, protocol: Protocol, device: str
+) -> dict[str, str]:
+    "What no record says, and must be the same for a run to go on."
+    images = {"train": d.train_images, "test": d.test_images}
+    return about_loss(loss) | {
+        "device": device.split(":")[0],
+        "precision": protocol.precision,
+        "images": weights_sha256(images),
+    }

@@ -680,3 +680,38 @@ def test_another_runs_checkpoint_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"another run \(seed was 1, is 2\): delete"):
         train.fit(*asked, 2, checkpoint=file)
     assert file.read_bytes() == before
+
+
+SKEWED = torch.tensor([0.1, 0.2, 0.3, 0.4]).repeat(4, 1)
+MATRIX = 0.6 * torch.eye(4) + 0.4 * SKEWED
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda t: ForwardLoss(transition=t),
+        lambda t: CELoss() + ForwardLoss(transition=t),
+        lambda t: CELoss(weight=t[0]),
+    ],
+)
+def test_a_checkpoint_knows_the_matrix_and_the_weights_of_its_loss(
+    tiny, tmp_path, build
+):
+    p, file = small(**MOVED, validation=0), tmp_path / "run.pt"
+    asked = pictures(), noise.NoiseSpec.clean()
+    first = train.fit(*asked, build(MATRIX), p, 1, checkpoint=file)
+    again = train.fit(*asked, build(MATRIX), p, 1, checkpoint=file)
+    assert again["weights_sha256"] == first["weights_sha256"]
+    other = build(MATRIX.flip(0, 1))
+    with pytest.raises(ValueError, match=r"run \(loss_tensors was .*\): delete"):
+        train.fit(*asked, other, p, 1, checkpoint=file)
+
+
+def test_a_checkpoint_from_before_sums_of_losses_goes_on(tiny, tmp_path, monkeypatch):
+    p, file = small(**MOVED, validation=0), tmp_path / "run.pt"
+    about, elr = {}, ELRLoss(num_samples=52, num_classes=4)
+    monkeypatch.setattr(train, "load_checkpoint", lambda _, a, __: about.update(a))
+    asked = pictures(), noise.NoiseSpec.clean()
+    for loss in (CELoss(), elr, elr):  # one that has been used, too
+        train.fit(*asked, loss, p, 1, checkpoint=file)
+    assert "loss" in about and "loss_tensors" not in about
