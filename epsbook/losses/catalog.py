@@ -178,7 +178,7 @@ _NEEDS = {
 _ALSO = {
     "DMILoss": "a trained network to begin with; hard labels; the mean",
     "PeerLoss": "at least two samples",
-    "SparsityLoss": "a factor that grows: `loss.coefs[1] *= ...`",
+    "SparsityLoss": "a factor that grows: `loss.coefs[1] = ...`",
     "TruncatedGCELoss": "a warm-up",
     "GLSLoss": "a warm-up, if `r` < 0",
 }

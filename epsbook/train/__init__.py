@@ -23,9 +23,9 @@ from .. import data, losses, noise
 from ..losses.memory import begin_anew, generators
 from . import models
 from .augment import Moves, augmented, draw_moves, windows
-from .checkpoint import DRAWING, Saver, about_rest, freeze
-from .checkpoint import load_checkpoint, repeatable, thaw
-from .checkpoint import weights_sha256
+from .checkpoint import DRAWING, Saver, about_rest
+from .checkpoint import check_annealed, freeze, load_checkpoint
+from .checkpoint import repeatable, saving, thaw, weights_sha256
 from .checks import check_batches, check_run, find_device
 from .graphs import recorded
 from .machine import hardware, versions
@@ -189,6 +189,7 @@ def _train(
         run.rows, run.seconds = state["rows"], state["seconds"]
         if watch:
             watch(run.rows)
+        check_annealed(state, run.loss)
     saver = Saver(file, about) if file else None
     for bar in epochs_left(len(run.rows), run.protocol.epochs, label):
         start = time.perf_counter()
@@ -200,10 +201,9 @@ def _train(
         ended = len(run.rows) == run.protocol.epochs
         late = not ended and is_last(until, took)
         bar.set_postfix(test=f"{run.rows[-1]['test']:.3f}", refresh=False)
-        if saver:
-            saver(partial(_held, run), ended or late)
-        if watch:
-            watch(run.rows)
+        with saving(saver, partial(_held, run), ended or late, run.loss):
+            if watch:
+                watch(run.rows)
         if late:
             raise OutOfTime(f"{len(run.rows)} of {run.protocol.epochs} epochs")
 
@@ -271,7 +271,8 @@ def fit(
         seed: draws labels, split, weights and batches, and for the loss.
         device, label: by default "cuda" if it is there; bar's name, if any.
         checkpoint: a file to write; who finds it tells watch and goes on.
-        watch: gets all measurements after each epoch; may anneal the loss.
+        watch: gets all measurements after each epoch; may anneal the loss,
+            to values that follow from their number, not step by step.
         until: a `time.monotonic` to end by (OutOfTime), with a checkpoint.
         then: gets the trained network, on its device.
 

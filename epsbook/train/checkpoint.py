@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['DRAWING', 'save_checkpoint', 'load_checkpoint', 'freeze', 'thaw', 'repeatable', 'Saver', 'weights_sha256',
-           'about_loss', 'about_rest']
+           'about_loss', 'about_rest', 'saving', 'check_annealed']
 
 # %% ../../nbs/library/train/checkpoint.ipynb #3c25503f
 _MAGIC = b"epsbook checkpoint 1\n"
@@ -168,11 +168,15 @@ class Saver:
     def __init__(self, path: str | Path, about: dict[str, Any]) -> None:
         self.path, self.about, self.due = path, about, 0.0
 
+    def is_due(self, last: bool) -> bool:
+        """Whether it is time for a checkpoint; for the last it always is."""
+        return last or time.perf_counter() >= self.due
+
     def __call__(self, state: Callable[[], dict], last: bool) -> None:
         """Saves what `state` returns, if that is due or the last."""
-        start = time.perf_counter()
-        if start < self.due and not last:
+        if not self.is_due(last):
             return
+        start = time.perf_counter()
         save_checkpoint(self.path, self.about, state())
         end = time.perf_counter()
         self.due = end + self.rest * (end - start)
@@ -205,3 +209,36 @@ def about_rest(
         "precision": protocol.precision,
         "images": weights_sha256(images),
     }
+
+# %% ../../nbs/library/train/checkpoint.ipynb #a1c0ffe5
+@contextmanager
+def saving(
+    saver: Saver | None, state: Callable[[], dict], last: bool, loss: Loss
+) -> Iterator[None]:
+    """Saves `state` from before a block, and what the loss is after it."""
+    held = state() if saver and saver.is_due(last) else {}
+    try:
+        yield
+        if held:
+            held["annealed"] = about_loss(loss)
+    finally:
+        if saver and held:
+            saver(lambda: held, last=True)
+
+
+def check_annealed(state: dict[str, Any], loss: Loss) -> None:
+    """Refuses a loss that `watch` has made another than `saving` found.
+
+    Raises:
+        ValueError: says what `watch` must do.
+    """
+    now = about_loss(loss)
+    before = state.get("annealed", now)
+    differ = [k for k in now if before.get(k) != now[k]]
+    if differ:
+        k = differ[0]
+        raise ValueError(
+            f"the run would go on otherwise: at this epoch {k} was "
+            f"{before.get(k)}, and now it is {now[k]}: give the same watch, "
+            "and let it set values from len(rows), not change them step by step"
+        )

@@ -715,3 +715,49 @@ def test_a_checkpoint_from_before_sums_of_losses_goes_on(tiny, tmp_path, monkeyp
     for loss in (CELoss(), elr, elr):  # one that has been used, too
         train.fit(*asked, loss, p, 1, checkpoint=file)
     assert "loss" in about and "loss_tensors" not in about
+
+
+def halved(loss):
+    return lambda rows: loss.coefs.__setitem__(0, loss.coefs[0] / 2)
+
+
+def tenfold(loss):
+    return lambda rows: setattr(loss.losses[1], "m", 10 * loss.losses[1].m)
+
+
+def mixed(loss):
+    return lambda rows: loss.losses[2].transition.mul_(0.5).add_(0.125)
+
+
+@pytest.mark.parametrize("change, stops", [(halved, 2), (tenfold, 2), (mixed, 1)])
+def test_a_run_annealed_step_by_step_does_not_go_on(tiny, tmp_path, change, stops):
+    p, file = small(**MOVED, epochs=4, validation=0), tmp_path / "run.pt"
+
+    def run():
+        loss = CELoss() + EpsCELoss(m=1) + ForwardLoss(transition=MATRIX)
+        how = {"checkpoint": file, "watch": change(loss), "until": 0.0}
+        train.fit(pictures(), noise.NoiseSpec.symmetric(0.4), loss, p, 1, **how)
+
+    for _ in range(stops):  # after one epoch each
+        with pytest.raises(train.OutOfTime):
+            run()
+    with pytest.raises(ValueError, match=r"let it set values from len\(rows\)"):
+        run()
+
+
+def test_a_run_annealed_by_its_epochs_goes_on_whenever_it_stopped(tiny, tmp_path):
+    p, file = small(**MOVED, epochs=4, validation=0), tmp_path / "run.pt"
+
+    def run(watch=annealed, **more):
+        loss = CELoss() + EpsCELoss(m=1)
+        asked = pictures(), noise.NoiseSpec.symmetric(0.4), loss, p, 1
+        return train.fit(*asked, watch=watch(loss), **more)
+
+    whole = run()
+    for _ in range(2):
+        with pytest.raises(train.OutOfTime):
+            run(checkpoint=file, until=0.0)
+    with pytest.raises(ValueError, match="give the same watch"):
+        run(lambda loss: None, checkpoint=file)
+    again = run(checkpoint=file)
+    assert again["weights_sha256"] == whole["weights_sha256"]
