@@ -84,23 +84,22 @@ def _predicted(
     fold: Int64[Tensor, " n"],
     asked: tuple[losses.Loss, train.Protocol, int, str | None],
     folder: str | Path | None,
+    until: float | None,
 ) -> Float64[Tensor, "n c"]:
     "One training for each fold; refused before the first if one cannot be."
     found = torch.empty(len(given), d.num_classes, dtype=torch.float64)
-    sizes = fold.bincount()
-    for size in sizes:
+    for size in (sizes := fold.bincount()):
         check_batches(len(fold) - int(size), asked[1])
     for k in range(len(sizes)):
-        out = fold == k
-        part = _without(d, given, out)
+        part = _without(d, given, out := fold == k)
 
         def keep(net: nn.Module, out=out, x=part.test_images) -> None:
             found[out] = _probabilities(net, x)
 
         file = Path(folder) / f"fold{k + 1}.pt" if folder else None
-        label = f"fold {k + 1} of {len(sizes)}"
-        clean = noise.NoiseSpec.clean()
-        train.fit(part, clean, *asked, label, checkpoint=file, then=keep)
+        how: dict = {"checkpoint": file, "until": until, "then": keep}
+        said = *asked, f"fold {k + 1} of {len(sizes)}"
+        train.fit(part, noise.NoiseSpec.clean(), *said, **how)
     return found
 
 # %% ../nbs/14_confident_learning.ipynb #9386151f
@@ -114,6 +113,7 @@ def out_of_sample(
     seed: int = 0,
     device: str | None = None,
     folder: str | Path | None = None,
+    until: float | None = None,
 ) -> Float64[Tensor, "n c"]:
     """Probabilities of each training image by a network that has not seen it.
 
@@ -125,7 +125,7 @@ def out_of_sample(
             held out. Of `protocol.samples` images if that is set.
         folds: K trainings, each on (K - 1)/K of the images; at least 2.
         seed: draws labels, folds, weights and batches.
-        device: by default "cuda" if it is there.
+        device, until: of `fit`; `until` needs a folder.
         folder: for a checkpoint a fold, from which another call goes on.
 
     Returns:
@@ -140,7 +140,8 @@ def out_of_sample(
     given = corrupted(d, spec, seed)[:n]
     fold = torch.from_numpy(fold_of(given, folds, seed))
     protocol = replace(protocol, validation=0, samples=None)
-    return _predicted(d, given, fold, (loss, protocol, seed, device), folder)
+    asked = loss, protocol, seed, device
+    return _predicted(d, given, fold, asked, folder, until)
 
 # %% ../nbs/14_confident_learning.ipynb #a1adf7c8
 def _pair(given: Labels, probs: Any) -> tuple[Vector, np.ndarray]:

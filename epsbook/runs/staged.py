@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,8 @@ from ..train import Protocol, fit
 from ..train.measure import corrupted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from jaxtyping import Bool, Float
     from torch import Tensor
@@ -65,10 +68,15 @@ def _told(term: dict, d: data.Dataset, transition: Tensor | None) -> dict:
 
 # %% ../../nbs/library/runs/staged.ipynb #87e625e8
 class _WarmUp:
-    "Cross-entropy up to `epochs`, then the loss as it was given."
+    "Cross-entropy up to `epochs`, then the loss as it was; calls `also`."
 
-    def __init__(self, loss: losses.Loss, epochs: int) -> None:
-        self.loss, self.epochs = loss, epochs
+    def __init__(
+        self,
+        loss: losses.Loss,
+        epochs: int,
+        also: Callable[[list], None] | None = None,
+    ) -> None:
+        self.loss, self.epochs, self.also = loss, epochs, also
         if isinstance(loss, losses.GLSLoss):
             self.name, first = "r", 0.0
         elif isinstance(loss, losses.BackwardLoss | losses.ForwardLoss):
@@ -81,6 +89,8 @@ class _WarmUp:
     def __call__(self, rows: list) -> None:
         if len(rows) >= self.epochs:
             setattr(self.loss, self.name, self.value)
+        if self.also:
+            self.also(rows)
 
 # %% ../../nbs/library/runs/staged.ipynb #433aa53a
 def _pruned(
@@ -97,6 +107,25 @@ def _pruned(
     made["curves"] |= {"fit_clean": unknown, "memorized": unknown}
     made["versions"]["cleanlab"] = version("cleanlab")
     return made
+
+# %% ../../nbs/library/runs/staged.ipynb #a3f01d51
+def _look(
+    d: data.Dataset,
+    spec: noise.NoiseSpec,
+    protocol: Protocol,
+    seed: int,
+    device: str | None = None,
+    checkpoint: str | Path | None = None,
+    until: float | None = None,
+    **others: Any,
+) -> Float[Tensor, "n c"]:
+    "Probabilities out of sample, by cross-entropy."
+    # Long training learns wrong labels by heart, and judges others by them.
+    brief = replace(protocol, epochs=max(protocol.epochs // 4, 1))
+    asked, file = (d, spec, losses.CELoss(), brief), Path(checkpoint or "")
+    folder = file.with_name(f"{file.stem}-folds") if checkpoint else None
+    how: dict = {"device": device, "folder": folder, "until": until}
+    return out_of_sample(*asked, seed=seed, **how)
 
 # %% ../../nbs/library/runs/staged.ipynb #b28a1cec
 def staged(
@@ -127,7 +156,8 @@ def staged(
         true = torch.tensor(spec.transition(d.num_classes)) if asks else None
         loss = filled(terms, d, true)
         if stage:
-            options["watch"] = _WarmUp(loss, protocol.epochs // 2)
+            half, also = protocol.epochs // 2, options.get("watch")
+            options["watch"] = _WarmUp(loss, half, also)
         return fit(d, spec, loss, protocol, seed, **options)
     return _after_a_look(stage, terms, d, spec, protocol, seed, **options)
 
@@ -143,9 +173,7 @@ def _after_a_look(
 ) -> dict[str, Any]:
     "Stages that begin with probabilities out of sample, by cross-entropy."
     start, labels = time.perf_counter(), corrupted(d, spec, seed)
-    # Long training learns wrong labels by heart, and judges others by them.
-    brief = replace(protocol, epochs=max(protocol.epochs // 4, 1))
-    look = out_of_sample(d, spec, losses.CELoss(), brief, seed=seed)
+    look = _look(d, spec, protocol, seed, **options)
     given = labels[: len(look)]
     took = time.perf_counter() - start
     if stage == "estimate":

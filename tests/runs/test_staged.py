@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -11,7 +12,7 @@ from epsbook import data, losses, noise
 from epsbook.runs.plan import run
 from epsbook.runs.settings import settings_for
 from epsbook.runs.staged import STAGES, _WarmUp, filled, staged
-from epsbook.train import Protocol, fit
+from epsbook.train import OutOfTime, Protocol, fit
 
 SPEC = noise.NoiseSpec.pair(0.3)
 GIVEN = settings_for("wrong_labels", "smoke")["protocol"]
@@ -60,6 +61,38 @@ def test_a_warm_up_that_is_stopped_goes_on(digits, tmp_path):
         fit(digits, SPEC, loss, PROTOCOL, 1, checkpoint=file, watch=watch)
     found = made(digits, "warm_up", GLS, checkpoint=file)
     assert found["weights_sha256"] == want["weights_sha256"]
+
+
+def test_a_warm_up_is_watched_as_well(digits):
+    seen = []
+    found = made(digits, "warm_up", GLS, watch=lambda rows: seen.append(len(rows)))
+    assert seen == [1, 2, 3, 4]
+    assert found["loss"] == "GLSLoss(r=0), at the end GLSLoss(r=-0.5)"
+
+
+def test_a_look_keeps_to_the_time_and_goes_on(digits, tmp_path):
+    how = replace(PROTOCOL, epochs=8), 1
+    asked, file = ("estimate", FORWARD, digits, SPEC, *how), tmp_path / "run.pt"
+    with pytest.raises(OutOfTime, match="1 of 2 epochs"):
+        staged(*asked, checkpoint=file, until=0.0)
+    assert [str(x.relative_to(tmp_path)) for x in tmp_path.rglob("*.pt")] == [
+        "run-folds/fold1.pt"
+    ]
+    found = staged(*asked, checkpoint=file)
+    assert found["weights_sha256"] == staged(*asked)["weights_sha256"]
+    assert len(list(tmp_path.rglob("fold*.pt"))) == 5 and file.exists()
+
+
+def test_a_look_is_taken_on_the_device_of_the_run(digits, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def look(*asked, device=None, **others):
+        raise Seen(device)
+
+    monkeypatch.setattr(sys.modules[staged.__module__], "out_of_sample", look)
+    with pytest.raises(Seen, match="cuda:1"):
+        made(digits, "estimate", FORWARD, device="cuda:1")
 
 
 def test_an_estimated_matrix_is_not_the_true_one(digits):
