@@ -21,6 +21,7 @@ __all__ = ['fit', 'Protocol', 'Prepared', 'accuracies', 'predict', 'protocol_for
 # %% ../../nbs/17_training.ipynb #217e8864
 from .. import data, losses, noise
 from ..losses.memory import begin_anew, generators
+from ..noise.labels import check_int
 from . import models
 from .augment import Moves, augmented, draw_moves, windows
 from .checkpoint import DRAWING, Saver, about_rest
@@ -280,7 +281,7 @@ def fit(
         TypeError, ValueError: what cannot be trained; another's checkpoint.
         FloatingPointError: loss or gradient is not finite; says where.
     """
-    device = find_device(device)
+    device, seed = find_device(device), check_int("seed", seed, least=0)
     check_run(d, loss, protocol := protocol.resolved(device))
     s = split(d, given := corrupted(d, spec, seed), protocol, seed, device)
     about = _about(d, spec, loss, protocol, seed, given)

@@ -42,7 +42,7 @@ class _Fields:
     samples: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values of the wrong type or range."""
+        """Refuse values of the wrong type or range; keep plain numbers."""
         _check(self)
 
 # %% ../../nbs/library/train/protocol.ipynb #a4cd4b06
@@ -60,16 +60,19 @@ _RANGES = {
 
 
 def _check(protocol: _Fields) -> None:
-    "Refuse values of the wrong type or range."
+    "Refuse values of the wrong type or range; keep plain numbers."
     values = vars(protocol)
     models.check_name(values["network"])
     for name, least in _LEAST.items():
         if name != "samples" or values[name] is not None:
-            if check_int(name, values[name], least) > _MOST:
+            values[name] = check_int(name, values[name], least)
+            if values[name] > _MOST:
                 raise ValueError(f"{name} must be at most {_MOST}")
     for name, interval in _RANGES.items():
         if name != "clip" or values[name] != math.inf:
             check_number(name, values[name], interval)
+        if type(values[name]) not in (int, float):  # JSON knows no others
+            values[name] = float(values[name])
     for name in ("flip", "channels_last"):
         if not isinstance(values[name], bool):
             raise TypeError(f"{name} must be true or false")

@@ -3,12 +3,14 @@
 import dataclasses
 import gc
 import json
+import math
 import re
 import tomllib
 import weakref
 from importlib.resources import files
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 
@@ -293,6 +295,26 @@ def test_protocols_are_values():
     assert small() == small() and small() != small(lr=0.5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         small().lr = 1
+
+
+def test_numbers_of_numpy_are_kept_as_plain_ones():
+    found = small(
+        epochs=np.int64(3), lr=np.float32(0.25), clip=np.float32("inf"), crop=np.int8(2)
+    )
+    assert found == small(epochs=3, lr=0.25, clip=math.inf, crop=2)
+    kept = {type(v) for v in vars(found).values()}
+    assert kept <= {str, int, float, bool, type(None)}
+    assert json.loads(json.dumps(found.to_dict()))["lr"] == 0.25
+    assert "lr=1," in repr(small(lr=1))  # what is plain stays as it is
+
+
+def test_a_seed_of_numpy_is_a_seed():
+    asked = pictures(channels=1), noise.NoiseSpec.clean(), CELoss(), small()
+    one, two = (train.fit(*asked, seed) for seed in (1, np.int64(1)))
+    assert one["weights_sha256"] == two["weights_sha256"]
+    assert json.loads(json.dumps(two))["seed"] == 1
+    with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
+        train.fit(*asked, 1.5)
 
 
 # ---- everything a protocol can ask for ----------------------------------------
