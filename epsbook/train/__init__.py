@@ -28,7 +28,7 @@ from .checkpoint import DRAWING, Saver, about_rest
 from .checkpoint import check_annealed, freeze, load_checkpoint
 from .checkpoint import repeatable, saving, thaw, weights_sha256
 from .checks import check_batches, check_run, find_device
-from .graphs import recorded
+from .graphs import recorded, traits
 from .machine import hardware, versions
 from .measure import Split, accuracies, corrupted, predict
 from .measure import margins, recall, scores, split
@@ -125,7 +125,7 @@ def _optimizer(net: nn.Module, protocol: Protocol, device: torch.device):
 # %% ../../nbs/17_training.ipynb #17a0f001
 def _look_at_loss(run: _Run) -> None:
     "A recorded step keeps the loss as it was: record what has changed."
-    told = repr(run.loss), *(b.data_ptr() for b in run.loss.buffers())
+    told = traits(run.loss)
     if told != run.told:
         # Weakly, for the run holds its step: one that ended must leave the GPU.
         step = partial(_step, weakref.proxy(run))

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..losses.memory import fixed_tensors
+
 if TYPE_CHECKING:
     from jaxtyping import Int64
     from torch import Tensor
 
+    from epsbook.losses import Loss
+
     Step = Callable[[Int64[Tensor, " b"]], tuple[Tensor, ...]]
 
 # %% auto #0
-__all__ = ['Graphed', 'recorded']
+__all__ = ['Graphed', 'recorded', 'traits']
 
 # %% ../../nbs/library/train/graphs.ipynb #0b916887
 # Two recordings at once, or a step beside one, would end up in each other.
@@ -95,3 +99,10 @@ def recorded(
     if device.type != "cuda" or generators:
         return step
     return Graphed(step, size)
+
+# %% ../../nbs/library/train/graphs.ipynb #a20d0004
+def traits(loss: Loss) -> tuple:
+    "What a recorded step has kept of a loss, and shows whether it changed."
+    places = (b.data_ptr() for b in loss.buffers())
+    written = (b._version for b in fixed_tensors(loss).values())
+    return repr(loss), *places, *written

@@ -17,8 +17,8 @@ import torch
 from epsbook import data, noise, train
 from epsbook.data import images
 from epsbook.data.files import home
-from epsbook.losses import CELoss, CurveLoss, ELRLoss, EpsCELoss, ForwardLoss
-from epsbook.losses import MAELoss, NLNLLoss
+from epsbook.losses import BackwardLoss, CELoss, CurveLoss, ELRLoss, EpsCELoss
+from epsbook.losses import ForwardLoss, MAELoss, NLNLLoss
 from epsbook.losses.memory import generators
 from epsbook.losses.recipes import build_loss, known_recipes
 from epsbook.runs import plan
@@ -636,6 +636,22 @@ def test_a_step_is_recorded_anew_when_its_loss_has_changed(tiny, monkeypatch):
     loss = ForwardLoss(transition=t)
     train.fit(*asked, loss, p, 1, watch=lambda _: setattr(loss, "transition", t))
     assert len(made) == 4 + 3
+
+
+@pytest.mark.parametrize("kind, again", [(ForwardLoss, 1), (BackwardLoss, 2)])
+def test_a_step_is_recorded_anew_when_a_matrix_was_written(
+    tiny, monkeypatch, kind, again
+):
+    made = []
+    monkeypatch.setattr(train, "recorded", lambda step, *_: made.append(1) or step)
+    p, loss = small(**MOVED, epochs=4, validation=0), kind(transition=MATRIX)
+
+    def write(rows):
+        if len(rows) == 1:
+            loss.transition.copy_(MATRIX.flip(0, 1))
+
+    train.fit(pictures(), noise.NoiseSpec.clean(), loss, p, 1, watch=write)
+    assert len(made) == 1 + again  # and once more for an inverse, which moves
 
 
 def test_a_loss_that_learns_is_refused(tiny):
