@@ -53,11 +53,20 @@ def find_device(device: str | None) -> str:
     Raises:
         ValueError: no such device.
     """
-    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.split(":")[0] not in ("cpu", "cuda"):
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = str(device or ("cuda" if count else "cpu"))
+    try:
+        found = torch.device(device)
+    except RuntimeError:  # no name of a device
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be cpu or cuda, got {device!r}")
-    if device != "cpu" and not torch.cuda.is_available():
+    if found.type == "cpu":
+        return "cpu"
+    if not count:
         raise ValueError("no GPU was found: leave device out, or say cpu")
+    if (found.index or 0) >= count:
+        raise ValueError(f"device must be below cuda:{count}, got {device!r}")
     return device
 
 # %% ../../nbs/library/train/checks.ipynb #9a74a21c

@@ -28,6 +28,7 @@ from epsbook.runs.staged import filled
 from epsbook.runs.sweep import read_list
 from epsbook.train import checkpoint, graphs, machine, models
 from epsbook.train.checkpoint import save_checkpoint
+from epsbook.train.checks import find_device
 from epsbook.train.measure import corrupted
 from epsbook.train.protocol import protocol_for
 
@@ -315,6 +316,31 @@ def test_a_seed_of_numpy_is_a_seed():
     assert json.loads(json.dumps(two))["seed"] == 1
     with pytest.raises(TypeError, match=r"seed must be an integer, got 1\.5"):
         train.fit(*asked, 1.5)
+
+
+@pytest.mark.parametrize(
+    "count, device, found",
+    [
+        (0, None, "cpu"),
+        (0, "cpu:0", "cpu"),
+        (0, "cuda", "no GPU was found"),
+        (0, "cuda:abc", "device must be cpu or cuda, got 'cuda:abc'"),
+        (2, None, "cuda"),
+        (2, torch.device("cuda:1"), "cuda:1"),
+        (2, "cuda:2", "device must be below cuda:2, got 'cuda:2'"),
+        (2, "cuda:abc", "device must be cpu or cuda, got 'cuda:abc'"),
+        (2, "mps", "device must be cpu or cuda, got 'mps'"),
+        (2, 1, "device must be cpu or cuda, got '1'"),
+    ],
+)
+def test_a_device_is_one_that_is_there(monkeypatch, count, device, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if " " not in found:
+        assert find_device(device) == found
+        return
+    with pytest.raises(ValueError, match=re.escape(found)):
+        find_device(device)
 
 
 # ---- everything a protocol can ask for ----------------------------------------
