@@ -98,13 +98,19 @@ def predict(
 ) -> Int64[Tensor, " n"]:
     """Predicted class of each image, (n,), in evaluation mode.
 
-    By default 256 at a time, which spares memory; 1,024 on a GPU.
+    By default 256 at a time, which spares memory; 1,024 on a GPU. Afterwards
+    each part of the network is in the mode that it was in.
     """
-    net.eval()
     batch_size = batch_size or (1024 if x.is_cuda else 256)
     if not len(x):
         return torch.zeros(0, dtype=torch.int64, device=x.device)
-    return torch.cat([net(part).argmax(1) for part in x.split(batch_size)])
+    modes = [(part, part.training) for part in net.modules()]
+    net.eval()
+    try:
+        return torch.cat([net(part).argmax(1) for part in x.split(batch_size)])
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 # %% ../../nbs/library/train/measure.ipynb #4a53a7b4
 _MEASURED = 10_000

@@ -325,12 +325,23 @@ def test_a_share_has_six_decimals_or_is_nothing(hits, wanted):
 # --- predictions --------------------------------------------------------------------------
 
 
-def test_predictions_are_made_in_evaluation_mode_and_it_stays():
-    net, x = Reader().train(), made().train_images
+@pytest.mark.parametrize("mode", [True, False])
+def test_predictions_are_made_in_evaluation_mode_and_the_mode_is_put_back(mode):
+    net, x = Reader().train(mode), made().train_images
     found = predict(net, x, batch_size=16)
     assert torch.equal(found, torch.arange(60) % 4) and found.dtype == torch.int64
     assert net.modes == ((False, 16),) * 3 + ((False, 12),)
-    assert not net.training
+    assert net.training == mode
+
+
+def test_a_part_that_was_frozen_stays_so_after_an_error_too():
+    parts = nn.BatchNorm2d(1), nn.Dropout(), nn.Flatten(), nn.Linear(4, 3)
+    net = nn.Sequential(*parts).train()
+    net[0].eval()
+    predict(net, torch.rand(7, 1, 2, 2))
+    with pytest.raises(RuntimeError):
+        predict(net, torch.rand(7, 1, 2, 3))
+    assert [m.training for m in net.modules()] == [True, False, True, True, True]
 
 
 def test_predictions_leave_no_gradient_and_no_trace_in_the_network():
@@ -346,7 +357,7 @@ def test_of_no_images_there_are_no_predictions():
     net = Reader().train()
     found = predict(net, made().train_images[:0])
     assert found.shape == (0,) and found.dtype == torch.int64
-    assert not net.modes and not net.training
+    assert not net.modes and net.training
 
 
 # --- three accuracies of a curve ------------------------------------------------------------
