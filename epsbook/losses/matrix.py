@@ -57,7 +57,8 @@ class MatrixLoss(_Matrix):
 
     Args:
         transition: T[i, j] = P(given j | true i), (C, C). Rows that are no
-            distributions are refused, also when it is set anew.
+            distributions are refused, also when it is set anew. Kept in
+            float64, which MPS has not: there `loss.float().to("mps")`.
     """
 
     def _rows(self, matrix: Tensor, logits: Tensor) -> Tensor:

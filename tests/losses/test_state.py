@@ -317,3 +317,17 @@ def test_a_matrix_is_learned_under_compile_and_stays_one(request):
     counted = torch.stack([given[clean == i].bincount(minlength=5) for i in range(5)])
     torch.testing.assert_close(loss.transition, counted / 400, rtol=0, atol=0.02)
     torch.testing.assert_close(loss.transition.sum(1), torch.ones(5))
+
+
+@pytest.mark.parametrize("kind", [ForwardLoss, BackwardLoss])
+def test_a_matrix_can_be_kept_in_single_precision(kind):
+    "As devices without float64 ask for: `loss.float()` before they get the loss."
+    t = 0.6 * torch.eye(4, dtype=torch.float64) + 0.1
+    loss, exact = kind(transition=t).float(), kind(transition=t)
+    logits, y = torch.randn(8, 4), torch.arange(8) % 4
+    for matrix in (t, t.flip(0), t.flip(0).float()):
+        loss.transition = exact.transition = matrix
+        assert {b.dtype for b in loss.buffers()} == {torch.float32}
+        torch.testing.assert_close(loss(logits, y), exact(logits, y))
+    loss.transition.copy_(t)
+    torch.testing.assert_close(loss(logits, y), kind(transition=t)(logits, y))
