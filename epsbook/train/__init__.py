@@ -272,8 +272,7 @@ def fit(
         seed: draws labels, split, weights and batches, and for the loss.
         device, label: by default "cuda" if it is there; bar's name, if any.
         checkpoint: a file to write; who finds it tells watch and goes on.
-        watch: gets all measurements after each epoch; may anneal the loss,
-            to values that follow from their number, not step by step.
+        watch: gets all rows after each epoch; may set the loss by len(rows).
         until: a `time.monotonic` to end by (OutOfTime), with a checkpoint.
         then: gets the trained network, on its device.
 

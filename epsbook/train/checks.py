@@ -46,7 +46,7 @@ def check_batches(n: int, protocol: Protocol) -> None:
             f"norm: change batch_size ({protocol.batch_size}) or validation"
         )
 
-
+# %% ../../nbs/library/train/checks.ipynb #52703e44
 def find_device(device: str | None) -> str:
     """`device`, or by default "cuda" if there is one, else "cpu".
 
