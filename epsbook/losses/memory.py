@@ -167,7 +167,7 @@ def draw_from_own(loss: Loss) -> None:
     "Gives each part that draws from torch's generator one of its own."
     for part in loss.modules():
         if getattr(part, "generator", part) is None:
-            part.generator = torch.Generator()
+            part.__dict__["generator"] = torch.Generator()
 
 
 def begin_anew(loss: Loss, seed: int) -> None:
