@@ -50,12 +50,24 @@ def distribution(name: str, values: Any) -> Float64[Tensor, "*s"]:
     return tensor / sums.reshape(*tensor.shape[:-1], 1)  # float32 rounds
 
 
+def _without_weights(loss: Loss | Table) -> None:
+    if isinstance(loss, Loss) and loss.weight is not None:
+        raise ValueError(
+            "the classes have weights, which no expected loss here counts: "
+            "use loss.with_options(weight=None)"
+        )
+
+
 def loss_table(loss: Loss | Table, logits: Tensor) -> Float64[Tensor, "*b k"]:
     """Loss of each possible label for logits ``(*b, k)``, float64.
 
     `loss` is a loss of this library, or a function from logits (n, k) to
     losses (n, k). A logit of -inf is a probability of 0.
+
+    Raises:
+        ValueError: the loss has class weights.
     """
+    _without_weights(loss)
     logits = torch.as_tensor(logits).to(torch.float64)
     flat = logits.reshape(-1, logits.shape[-1])
     table = loss.per_class(flat) if isinstance(loss, Loss) else loss(flat)
@@ -184,6 +196,7 @@ def trace(choices: Tensor, total: int) -> list[int]:
 # %% ../../nbs/library/theory/finite.ipynb #a8fd455f
 def _curves(loss: CurveLoss, n: int, k: int) -> tuple[Tensor, Tensor]:
     "Loss at 0, 1/n, 2/n, ... for a label that is not the argmax, that is."
+    _without_weights(loss)
     log_p = (torch.arange(n + k).double() / n).clamp(max=1).log()
     off, top = (torch.full_like(log_p, b, dtype=torch.bool) for b in (0, 1))
     curve = loss.curve(k)

@@ -99,7 +99,8 @@ def simplex_minimum(loss: CurveLoss, q: Any, n: int = 100) -> SimplexMinimum:
 
     Raises:
         TypeError: the loss is no curve.
-        ValueError: q is no distribution, n < k, or the curve not decreasing.
+        ValueError: q is no distribution, n < k, the curve not decreasing, or
+            the loss has class weights.
     """
     if not all(isinstance(t, CurveLoss) for t in _parts(loss)):
         raise TypeError(f"{loss!r} is no curve: use best_of with a family")

@@ -286,6 +286,22 @@ def test_loss_table_takes_functions_and_losses():
     torch.testing.assert_close(table, loss_table(lambda x: -x.log_softmax(-1), h))
 
 
+def test_class_weights_are_refused_and_not_left_out():
+    w, q = torch.tensor([1.0, 9.0]), [0.6, 0.4]
+    problem, family = FiniteProblem([1.0], [q]), torch.zeros(3, 1, 2)
+    for loss in (CELoss(weight=w), 2 * CELoss(weight=w) + MAELoss(weight=w)):
+        plain = loss.with_options(weight=None)
+        for call in (
+            lambda loss: loss_table(loss, family),
+            lambda loss: problem.risk(loss, family[0]),
+            lambda loss: best_of(problem, loss, family),
+            lambda loss: simplex_minimum(loss, q),
+        ):
+            with pytest.raises(ValueError, match=r"weights.*with_options\(weight=None"):
+                call(loss)
+            call(plain)
+
+
 def test_ten_thousand_problems_of_ten_classes_are_one_call():
     problems = random_problems(10_000, 8, 10, seed=0)
     h = torch.randn(10_000, 8, 10).double()
