@@ -77,6 +77,8 @@ def _of_curve(loss: CurveLoss, k: int) -> Shape | str:
     one = _at(curve, 1)
     zero, middle, even = (_at(curve, p) - one for p in (0, 0.5, 1 / k))
     corner, uniform = (k - 1) * zero, k * even
+    if math.isclose(corner, uniform, rel_tol=1e-12):  # apart by rounding
+        uniform = corner
     spread = abs(corner - uniform) if zero < math.inf else math.inf
     room = corner - min(corner, uniform) if zero < math.inf else math.inf
     ratio = (slope[-1] / _first(slope)).item() if convex else 1.0

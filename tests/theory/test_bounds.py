@@ -147,6 +147,18 @@ def test_a_slope_that_grows_without_end_stands_no_noise():
     assert bounds.breakdown(0 * MAELoss(), 10) == 0
 
 
+@pytest.mark.parametrize("k", range(2, 101))
+def test_rounding_makes_no_symmetric_loss_another(k):
+    for loss in (NCELoss() + RCELoss(), NCELoss() + MAELoss(), MAELoss()):
+        assert shape(loss, k).spread == 0
+        assert bounds.breakdown(loss, k) == pytest.approx((k - 1) / k)
+    assert shape(SCELoss(a=0, b=1.7) + 0.3 * MAELoss(), k)[:2] == (0, 0)
+    tiny = (1e-6 * part + MAELoss() for part in (CELoss(), GCELoss(q=0.5)))
+    for loss in (CELoss(), GCELoss(q=0.999), GCELoss(q=1 - 1e-9), *tiny):
+        assert shape(loss, k).spread > 0
+        assert bounds.breakdown(NCELoss() + loss, k) == 0
+
+
 def test_sums_that_are_other_losses():
     assert shape(SCELoss(a=0, b=1), 10) == pytest.approx(shape(RCELoss(), 10))
     adapted = NoiseAdaptationLoss(noise_rate=0.3, inclusive=True)
