@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -201,7 +202,9 @@ def records(
     """One row per run of `name`: what was run, and its three accuracies.
 
     Parameters that the losses of a method share a name for, such as `m`, have
-    a column each; see `read_records` for `folder`, `at` and errors.
+    a column each; `noise_rate` is NaN where the noise is not set by a rate:
+    `realized_rate` is the share of wrong labels. See `read_records` for
+    `folder`, `at` and errors.
     """
     import pandas as pd
 
@@ -211,7 +214,9 @@ def records(
         }
         inner = {k: v for t in record["terms"] for k, v in t.items()}
         inner = {k: v for k, v in inner.items() if k not in ("loss", "factor")}
-        inner["noise_rate"] = record["noise"].get("rate", 0.0)
+        noise = record["noise"]
+        unknown = 0.0 if noise["kind"] == "clean" else math.nan
+        inner["noise_rate"] = noise.get("rate", unknown)
         return plain | inner | record["accuracy"]
 
     return pd.DataFrame([row(r) for r in read_records(name, folder, at)])
@@ -220,11 +225,11 @@ def records(
 def curves(
     name: str, folder: str | Path | None = None, at: str | None = None
 ) -> pd.DataFrame:
-    "One row per run and epoch (from 1): experiment, method, seed, and curves."
+    "A row per run and epoch (from 1): curves, what was run, and its scale."
     import pandas as pd
 
     def rows(record: dict) -> pd.DataFrame:
-        run = {k: record[k] for k in ("experiment", "method", "seed")}
+        run = {k: record[k] for k in _RUN}
         epochs = range(1, len(record["curves"]["test"]) + 1)
         return pd.DataFrame(record["curves"]).assign(epoch=epochs, **run)
 

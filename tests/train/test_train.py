@@ -150,6 +150,27 @@ def test_records_are_written_whole_and_read_back(run, tmp_path):
     assert curves["test"].tolist() == run["curves"]["test"]
 
 
+def test_noise_without_a_rate_is_not_called_clean():
+    found = record.read_records("cifar10_patches_*", at="laptop")
+    rates = record.records("cifar10_patches_*", at="laptop")["noise_rate"]
+    kinds = set()
+    for r, rate in zip(found, rates, strict=True):
+        kinds.add(kind := r["noise"]["kind"])
+        assert math.isnan(rate) == (kind in ("fixed", "transition"))
+        assert (rate == 0) == (kind == "clean") == (r["realized_rate"] == 0)
+    assert kinds >= {"fixed", "transition", "clean", "symmetric"}
+
+
+def test_curves_say_at_which_scale(tmp_path):
+    made = record.read_records("mnist_symmetric_0.6")[0]
+    for scale in ("laptop", "paper"):
+        record.append_record(made | {"scale": scale}, tmp_path / "all.jsonl")
+    curves = record.curves("mnist_symmetric_0.6", tmp_path)
+    assert list(curves)[-1] == "scale"
+    assert set(curves.value_counts("scale")) == {len(made["curves"]["test"])}
+    assert set(curves["scale"]) == {"laptop", "paper"}
+
+
 # ---- runs -------------------------------------------------------------------
 
 
