@@ -21,6 +21,7 @@ from .duration import Clock
 from .lists import Job, read_list
 from .plan import Plan
 from ..data.files import StorageError
+from ..noise.labels import check_int
 from ..train.checkpoint import repeatable
 from ..train.progress import OutOfTime
 
@@ -96,7 +97,9 @@ def _worker(
                 say(f"FAILED {found.failed[-1]}")
 
 # %% ../../nbs/18_sweeps.ipynb #f4d43335
-def _side_by_side(worker: Callable[[], None], count: int) -> None:
+def _side_by_side(
+    worker: Callable[[], None], queue: _Queue, count: int
+) -> None:
     "So many threads that work; what breaks one of them is raised here."
     broken = []
 
@@ -104,6 +107,7 @@ def _side_by_side(worker: Callable[[], None], count: int) -> None:
         try:
             worker()
         except Exception as error:
+            queue.closed = True  # what is raised ends the others' list too
             broken.append(error)
 
     # Daemons, so that Ctrl-C ends this wait; the program ends as it can.
@@ -135,10 +139,11 @@ def work(
         one: does a run; returns a line on it. May raise `OutOfTime`.
         say: called with each line.
         clock: when it is late, no job is begun.
-        at_once: so many side by side, in threads.
+        at_once: so many side by side, in threads; at least 1.
         strict: raise what a run raises, in place of noting it as failed.
         fail: called with a job that failed and why.
     """
+    at_once = check_int("at_once", at_once, 1)
     found, queue = Outcome(), _Queue(iter(jobs), clock or Clock())
     mild = () if strict else FAILURES
     worker = partial(_worker, one, queue.take, say, found, mild, fail)
@@ -147,7 +152,7 @@ def work(
         return found
     try:
         with repeatable("cuda" if torch.cuda.is_available() else "cpu"):
-            _side_by_side(worker, at_once)
+            _side_by_side(worker, queue, at_once)
     finally:
         queue.closed = True  # after Ctrl-C in a notebook, none begins another
     return found

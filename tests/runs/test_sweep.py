@@ -303,6 +303,30 @@ def test_a_bug_is_not_a_failed_run(at_once):
         work([Fake("a")], one, str, at_once=at_once)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_breaks_one_thread_ends_the_list_of_the_others(strict):
+    begun, both = [], threading.Barrier(2)
+
+    def one(job):
+        begun.append(job.name)
+        if job.name in "ab":
+            both.wait(timeout=10)
+        if job.name == "a":
+            raise FloatingPointError(job.name) if strict else KeyError(job.name)
+        time.sleep(0.2)
+        return job.name
+
+    with pytest.raises((KeyError, FloatingPointError), match="a"):
+        work([Fake(x) for x in "abcdefgh"], one, str, at_once=2, strict=strict)
+    assert sorted(begun) == ["a", "b"]
+
+
+def test_no_run_at_once_is_refused():
+    for at_once, kind in ((0, ValueError), (-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(kind, match="at_once must be"):
+            work([Fake("a")], lambda job: job.name, str, at_once=at_once)
+
+
 def test_side_by_side_means_at_the_same_time():
     both = threading.Barrier(2)
 
