@@ -9,6 +9,7 @@ import itertools
 import sys
 import tempfile
 import tomllib
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -189,13 +190,12 @@ def do_sweep(
     how: dict[str, Any] = {"device": device} | _engine(engine, at_once)
     jobs, file = sweep.read_list(name, scale), out / f"{Path(name).stem}.jsonl"
     _folder(out)
-    claims = Claims(file)
-    waiting = sweep.left(jobs, file)
-    typer.echo(f"{count_runs(len(jobs))}, {len(waiting)} to do")
-    _say_again(waiting, file)
     keep = partial(record.append_record, file=file)
-    found = do_jobs(waiting, out, keep, minutes, claims=claims, **how)
-    claims.close()
+    with closing(Claims(file)) as claims:
+        waiting = sweep.left(jobs, file)
+        typer.echo(f"{count_runs(len(jobs))}, {len(waiting)} to do")
+        _say_again(waiting, file)
+        found = do_jobs(waiting, out, keep, minutes, claims=claims, **how)
     typer.echo(f"records are in {file}" if file.exists() else "no records yet")
     if failed := len(found.failed):
         raise ValueError(f"{failed} of {count_runs(len(waiting))} failed")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakValueDictionary
 
 from .record import append_record, json_lines, record_name
 from ..train.machine import versions
@@ -62,6 +64,10 @@ def _claim(lock: IO[bytes], place: int) -> bool:
     return True
 
 # %% ../../nbs/library/runs/claims.ipynb #0e37f04a
+# By process, since one that was forked holds none of these locks.
+_open: WeakValueDictionary[tuple[int, Path], Claims] = WeakValueDictionary()
+
+
 class Claims:
     """Keeps other processes from the runs that this one does.
 
@@ -69,12 +75,23 @@ class Claims:
 
     Args:
         file: of records, JSON lines; what is in it now is known already.
+
+    Raises:
+        RuntimeError: this process has one for the file, not yet closed.
     """
 
     def __init__(self, file: str | Path) -> None:
         self.file, self.others = Path(file), []
+        path = self.file.with_suffix(".lock")
+        self.key = os.getpid(), path.resolve()
+        if self.key in _open:  # to close a second handle would free all
+            raise RuntimeError(
+                f"this process has a Claims of {self.file}: close() it first, "
+                "as `with contextlib.closing(Claims(file)) as claims:` does"
+            )
         self.recorded = _Recorded(self.file)
-        self.lock = open(self.file.with_suffix(".lock"), "ab")
+        self.lock = open(path, "ab")
+        _open[self.key] = self
 
     def of(self, jobs: Iterable) -> Iterator:
         """The jobs that are now ours, one by one; `others` gets the rest."""
@@ -88,13 +105,15 @@ class Claims:
 
     def free(self, job: Any) -> None:
         """Lets go of a job whose record is written."""
-        if fcntl:
+        if fcntl and not self.lock.closed:
             key = job.name, job.plan.at
             fcntl.lockf(self.lock, fcntl.LOCK_UN, 1, _place(key))
 
     def close(self) -> None:
         """Lets go of all."""
         self.lock.close()
+        if _open.get(self.key) is self:
+            del _open[self.key]
 
 # %% ../../nbs/library/runs/claims.ipynb #f477d7db
 def note_failure(job: Any, error: str, file: str | Path) -> None:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from epsbook import cli
 from epsbook.runs import claims, lists, record, sweep
 
 LIST = """
@@ -87,6 +88,61 @@ def test_two_sweeps_share_a_list_and_do_each_run_once(tmp_path):
     assert "6 runs, 0 to do" in epsbook(*asked)
     kept = {p.suffix for p in (tmp_path / "out").iterdir()}
     assert kept == {".jsonl", ".lock"}
+
+
+OTHER = """
+import sys
+from epsbook.runs import claims, sweep
+held = claims.Claims(sys.argv[2])
+print(*(job.name for job in held.of(sweep.read_list(sys.argv[1]))))
+"""
+
+
+def test_a_process_has_one_claims_of_a_file_so_that_none_frees_anothers(tmp_path):
+    path, file = grid(tmp_path), tmp_path / "grid.jsonl"
+    jobs, others = sweep.read_list(path), [sys.executable, "-c", OTHER, path, file]
+    first = claims.Claims(file)
+    assert list(first.of(jobs)) == jobs
+    (tmp_path / "link").symlink_to(tmp_path)
+    for same in (file, os.path.relpath(file), tmp_path / "link" / "grid.jsonl"):
+        with pytest.raises(RuntimeError, match=r"close\(\) it first"):
+            claims.Claims(same)
+    assert subprocess.run(others, capture_output=True, text=True).stdout == "\n"
+    first.close()
+    second = claims.Claims(file)
+    first.close()  # once more: this frees nothing of the second
+    first.free(jobs[0])
+    with pytest.raises(RuntimeError, match=r"close\(\) it first"):
+        claims.Claims(file)
+    assert list(second.of(jobs)) == jobs
+    del second  # what nobody can close any more is closed
+    claims.Claims(file).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_process_claims_for_itself(tmp_path):
+    first = claims.Claims(tmp_path / "grid.jsonl")
+    if not (child := os.fork()):
+        try:
+            claims.Claims(first.file)
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    assert os.waitpid(child, 0)[1] == 0
+    first.close()
+
+
+def test_a_sweep_that_breaks_lets_go_of_its_claims(tmp_path, monkeypatch):
+    def broken(jobs, *_, claims, **__):
+        assert list(claims.of(jobs)) == jobs
+        raise KeyError("a fault of the code")
+
+    path, out = grid(tmp_path), tmp_path / "out"
+    monkeypatch.setattr(cli, "do_jobs", broken)
+    with pytest.raises(KeyError) as kept:  # with its frames, as a notebook
+        cli.do_sweep(str(path), out)
+    others = [sys.executable, "-c", OTHER, path, out / "grid.jsonl"]
+    said = subprocess.run(others, capture_output=True, text=True).stdout
+    assert kept.traceback and len(said.split()) == 6
 
 
 def test_why_a_run_failed_is_kept_and_it_is_tried_again(tmp_path):
