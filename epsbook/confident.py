@@ -184,8 +184,7 @@ def find_issues(
         raise ImportError(message) from error
     y, p = _pair(given, probs)
     if rule not in RULES:
-        known = ", ".join(RULES)
-        raise ValueError(f"rule must be one of {known}, got {rule!r}")
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     return find_label_issues(y, p, filter_by=rule, n_jobs=1)
 
 # %% ../nbs/14_confident_learning.ipynb #b7c70ba4
@@ -196,7 +195,7 @@ def thresholds(
 
     Args:
         given: given labels in 0..K - 1, (n,), numpy or torch.
-        probs: out-of-sample probabilities, (n, K).
+        probs: out-of-sample probabilities, (n, K); logits are not refused.
 
     Returns:
         (K,); infinite for a class that is never given.
@@ -264,7 +263,7 @@ def prune(
     Args:
         d: the data set; its test part stays as it is.
         given: labels of its training images, (n,), or of the first n.
-        issues: truth values, (n,), or positions in 0..n - 1 of any number.
+        issues: truth values, (n,), or positions in 0..n - 1, each once.
 
     Returns:
         A data set called as `d` with "-pruned".
@@ -294,7 +293,9 @@ def _as_mask(issues: Labels | Bool[Tensor, " n"], n: int) -> np.ndarray:
         if found.shape != (n,):
             raise ValueError(f"issues must be ({n},), got {found.shape}")
         return found
-    mask = np.zeros(n, bool)
-    if found.size:
-        mask[as_labels(found, n) if n > 1 else found] = True
-    return mask
+    at = as_labels(found, n) if found.size and n > 1 else found.astype(int)
+    count = np.bincount(at, minlength=n)
+    if count.max() > 1:
+        why = "if it is a mask of 0 and 1, pass issues.astype(bool)"
+        raise ValueError(f"issues repeats position {count.argmax()}: {why}")
+    return count > 0
