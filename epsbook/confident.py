@@ -184,7 +184,7 @@ def find_issues(
         raise ImportError(message) from error
     y, p = _pair(given, probs)
     if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        raise ValueError(f"rule must be {' or '.join(RULES)}, got {rule!r}")
     return find_label_issues(y, p, filter_by=rule, n_jobs=1)
 
 # %% ../nbs/14_confident_learning.ipynb #b7c70ba4

@@ -63,11 +63,22 @@ def _claim(lock: IO[bytes], place: int) -> bool:
         return False
     return True
 
-# %% ../../nbs/library/runs/claims.ipynb #0e37f04a
+# %% ../../nbs/library/runs/claims.ipynb #c1a1b5e0
 # By process, since one that was forked holds none of these locks.
 _open: WeakValueDictionary[tuple[int, Path], Claims] = WeakValueDictionary()
 
 
+def _unused(file: Path) -> tuple[int, Path]:
+    "This process and the file; refused if it has a `Claims` of it."
+    key = os.getpid(), file.with_suffix(".lock").resolve()
+    if key in _open:  # to close a second handle would free all
+        raise RuntimeError(
+            f"this process has a Claims of {file}: close() it first, as "
+            "`with contextlib.closing(Claims(file)) as claims:` does"
+        )
+    return key
+
+# %% ../../nbs/library/runs/claims.ipynb #0e37f04a
 class Claims:
     """Keeps other processes from the runs that this one does.
 
@@ -82,15 +93,8 @@ class Claims:
 
     def __init__(self, file: str | Path) -> None:
         self.file, self.others = Path(file), []
-        path = self.file.with_suffix(".lock")
-        self.key = os.getpid(), path.resolve()
-        if self.key in _open:  # to close a second handle would free all
-            raise RuntimeError(
-                f"this process has a Claims of {self.file}: close() it first, "
-                "as `with contextlib.closing(Claims(file)) as claims:` does"
-            )
-        self.recorded = _Recorded(self.file)
-        self.lock = open(path, "ab")
+        self.key, self.recorded = _unused(self.file), _Recorded(self.file)
+        self.lock = open(self.file.with_suffix(".lock"), "ab")
         _open[self.key] = self
 
     def of(self, jobs: Iterable) -> Iterator:

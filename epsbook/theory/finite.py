@@ -49,7 +49,7 @@ def distribution(name: str, values: Any) -> Float64[Tensor, "*s"]:
         )
     return tensor / sums.reshape(*tensor.shape[:-1], 1)  # float32 rounds
 
-
+# %% ../../nbs/library/theory/finite.ipynb #51db354b
 def _without_weights(loss: Loss | Table) -> None:
     if isinstance(loss, Loss) and loss.weight is not None:
         raise ValueError(
