@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .curve import NO_LABEL, Curve, CurveSum, every_label
-from .curve import given_label
+from .curve import NO_LABEL, Curve, CurveSum, counts
+from .curve import every_label, given_label
 from .inputs import can_look, check_logits, check_number
 from .inputs import class_dim, result_dtype, wide
 from .reduction import Reducible, reduce, weigh, weigh_every
@@ -233,6 +233,10 @@ class _Watched(_Terms):
         found = super()._finds_bad_labels(target, num_classes)
         return found and not self._others
 
+# %% ../../nbs/library/losses/base.ipynb #ec7719d4
+def _learns(loss: nn.Module) -> bool:
+    return any(p.requires_grad for p in loss.parameters())
+
 # %% ../../nbs/library/losses/base.ipynb #ec7719d2
 _IN_ONE_PASS = {
     "_every": every_label,
@@ -249,14 +253,15 @@ class _AddedUp(_Watched):
     def _add_up(self, method: str, *inputs: Tensor, **batch: Any) -> Tensor:
         self._look()
         total: Any = 0
-        logits = inputs[0]
+        logits = value = inputs[0]
         if self._curves.terms:
             curve = self._curves.curve(logits.shape[class_dim(logits)])
             total = _IN_ONE_PASS[method](*inputs, curve)
         for i, term in self._others:
-            value = getattr(term, method)(*inputs, **batch)
-            total = total + self._coefs[i] * value
-        return total
+            value = getattr(term, method)(*inputs, **batch)  # it may remember
+            if counts(self._coefs[i]) or _learns(term):
+                total = total + self._coefs[i] * value
+        return total if torch.is_tensor(total) else 0 * value
 
     def _given(self, logits: Tensor, target: Tensor, **batch: Any) -> Tensor:
         return self._add_up("_given", logits, target, **batch)

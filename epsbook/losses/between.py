@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 import torch
 
 from .base import CurveLoss, Loss
+from .curve import counts
 from .inputs import class_dim, safe_log
 from .options import SWITCH, Options, Properties
 
@@ -156,7 +157,8 @@ class SCELoss(CurveLoss):
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "-a log p_y - b A (1 - p_y); shapes as given."
-        return (log_py.expm1() * (self.b * _LOG_ZERO)).sub(log_py, alpha=self.a)
+        reverse = log_py.expm1() * (self.b * _LOG_ZERO)
+        return reverse.sub(log_py, alpha=self.a) if counts(self.a) else reverse
 
     def grad_weight(self, log_py: Tensor, top: Tensor) -> Tensor:
         "a - b A p_y."

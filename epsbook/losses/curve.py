@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['NO_LABEL', 'Curve', 'CurveSum', 'every_label', 'given_label']
+__all__ = ['NO_LABEL', 'Curve', 'counts', 'CurveSum', 'every_label', 'given_label']
 
 # %% ../../nbs/library/losses/curve.ipynb #9e700de1
 class Curve(Protocol):
@@ -41,6 +41,12 @@ class Curve(Protocol):
 # %% ../../nbs/library/losses/curve.ipynb #c9e2be60
 def _uses_top(curve: Curve) -> bool:
     return getattr(curve, "uses_top", True)
+
+
+def counts(factor: float) -> bool:
+    "Is it not 0? A graph that is traced serves all factors, and never asks."
+    # Zero times an infinite loss, of a masked class, would be NaN.
+    return torch.compiler.is_compiling() or factor != 0
 
 # %% ../../nbs/library/losses/curve.ipynb #c9e2be61
 class CurveSum:
@@ -66,12 +72,12 @@ class CurveSum:
         return CurveSum(made, self.coefs)
 
     def _add_up(self, method: str, log_py: Tensor, top: Tensor) -> Tensor:
-        (i, first), *rest = self.terms
-        total = self.coefs[i] * getattr(first, method)(log_py, top)
-        for i, term in rest:
-            value = getattr(term, method)(log_py, top)
-            total = total.add(value, alpha=self.coefs[i])
-        return total
+        total = None
+        for i, term in self.terms:
+            if counts(c := self.coefs[i]):
+                x = getattr(term, method)(log_py, top)
+                total = c * x if total is None else total.add(x, alpha=c)
+        return torch.zeros_like(log_py) if total is None else total
 
     def phi(self, log_py: Tensor, top: Tensor) -> Tensor:
         "Weighted sum of the values."

@@ -458,6 +458,52 @@ def test_what_no_class_gives_costs_infinity_and_has_no_slope():
         assert zero(x, torch.eye(3)[:1]).isfinite()
 
 
+def off(loss):
+    loss.coefs[0] = 0
+    return loss
+
+
+# Whose logarithms are infinite, and what is left of them by a factor of 0.
+OFF = {
+    "sce": (el.SCELoss(a=0, b=1), el.RCELoss()),
+    "set to 0": (off(el.CELoss() + el.MAELoss()), el.MAELoss()),
+    "first": (0 * el.CELoss() + el.MAELoss(), el.MAELoss()),
+    "last": (el.MAELoss() - 0 * el.CELoss(), el.MAELoss()),
+    "no curve": (0 * el.GLSLoss(r=0.1) + el.MAELoss(), el.MAELoss()),
+    "no curves": (0 * el.GLSLoss(r=0.1) + el.MSELoss(), el.MSELoss()),
+    "all": (0 * el.CELoss() + 0 * el.GCELoss(q=0), 0 * el.MAELoss()),
+}
+
+
+@cases(OFF)
+def test_a_factor_of_zero_takes_an_infinite_term_out(name):
+    x = random(3, 5).masked_fill(torch.arange(5) == 1, -inf).requires_grad_()
+    loss, left = OFF[name]
+    for y in (torch.tensor([1, 0, 1]), torch.eye(5).double()[[1, 0, 1]]):
+        for options in ({}, {"weight": random(5).abs()}, {"reduction": "none"}):
+            got, want = (f.with_options(**options)(x, y) for f in (loss, left))
+            assert want.isfinite().all()
+            close(got, want)
+            close(slope(got.sum(), x), slope(want.sum(), x))
+    close(loss.per_class(x), left.per_class(x))
+
+
+def test_a_term_of_factor_zero_is_still_told_of_the_batch():
+    x, y = random(6, 5), torch.arange(6) % 5
+    learned = el.ForwardLoss.learned(transition=0.8 * torch.eye(5) + 0.04)
+    both = 0 * learned + el.CELoss()
+    both(x.float(), y).backward()
+    assert learned.scores.grad is not None and not learned.scores.grad.any()
+    alone, beside = (el.ELRLoss(num_samples=6, num_classes=5) for _ in range(2))
+    alone(x, y, index=torch.arange(6))
+    (0 * beside + el.CELoss())(x, y, index=torch.arange(6))
+    assert alone.state_dict().keys() == beside.state_dict().keys()
+    for a, b in zip(alone.buffers(), beside.buffers(), strict=True):
+        close(a, b)
+    value = (0 * el.MSELoss())(x.requires_grad_(), y)
+    assert value == 0 and not slope(value, x).any()
+
+
 @cases(CASES)
 def test_a_weight_of_zero_takes_a_masked_label_out(name):
     if name.startswith(ASKS_ALL):
