@@ -154,8 +154,8 @@ def _pair(given: Labels, probs: Any) -> tuple[Vector, np.ndarray]:
     if len(y) != len(p):
         sizes = f"{len(y)} labels and {len(p)} rows"
         raise ValueError(f"given and probs must pair up, got {sizes}")
-    if not np.isfinite(p).all():
-        raise ValueError("probs must be finite, and some are not")
+    if not (np.isfinite(p) & (p >= 0)).all():
+        raise ValueError("probs must be finite and >= 0: use logits.softmax(1)")
     return y, p
 
 # %% ../nbs/14_confident_learning.ipynb #18c4fbb4
@@ -195,7 +195,7 @@ def thresholds(
 
     Args:
         given: given labels in 0..K - 1, (n,), numpy or torch.
-        probs: out-of-sample probabilities, (n, K); logits are not refused.
+        probs: out-of-sample probabilities, (n, K); sums are not checked.
 
     Returns:
         (K,); infinite for a class that is never given.
@@ -277,8 +277,7 @@ def prune(
         sizes = f"{len(given)} for {len(d.train_labels)}"
         raise ValueError(f"given are labels of training images, got {sizes}")
     keep = ~_as_mask(issues, len(given))
-    lost = np.setdiff1d(given, given[keep])
-    if lost.size:
+    if (lost := np.setdiff1d(given, given[keep])).size:
         raise ValueError(f"class {lost[0]} would lose all its examples")
     at = torch.from_numpy(np.flatnonzero(keep))
     parts = d.train_images[at], torch.from_numpy(given)[at]
@@ -294,8 +293,7 @@ def _as_mask(issues: Labels | Bool[Tensor, " n"], n: int) -> np.ndarray:
             raise ValueError(f"issues must be ({n},), got {found.shape}")
         return found
     at = as_labels(found, n) if found.size and n > 1 else found.astype(int)
-    count = np.bincount(at, minlength=n)
-    if count.max() > 1:
+    if (count := np.bincount(at, minlength=n)).max() > 1:
         why = "if it is a mask of 0 and 1, pass issues.astype(bool)"
         raise ValueError(f"issues repeats position {count.argmax()}: {why}")
     return count > 0
