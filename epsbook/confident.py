@@ -154,8 +154,8 @@ def _pair(given: Labels, probs: Any) -> tuple[Vector, np.ndarray]:
     if len(y) != len(p):
         sizes = f"{len(y)} labels and {len(p)} rows"
         raise ValueError(f"given and probs must pair up, got {sizes}")
-    if not (np.isfinite(p) & (p >= 0)).all():
-        raise ValueError("probs must be finite and >= 0: use logits.softmax(1)")
+    if not np.isfinite(p).all():
+        raise ValueError("probs must be finite, and some are not")
     return y, p
 
 # %% ../nbs/14_confident_learning.ipynb #18c4fbb4
@@ -195,7 +195,7 @@ def thresholds(
 
     Args:
         given: given labels in 0..K - 1, (n,), numpy or torch.
-        probs: out-of-sample probabilities, (n, K); sums are not checked.
+        probs: out-of-sample probabilities, (n, K); logits are not refused.
 
     Returns:
         (K,); infinite for a class that is never given.

@@ -26,31 +26,6 @@ def digits():
     return data.load("digits")
 
 
-# ---- probabilities ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("squash", [lambda z: z, lambda z: -z.softmax(1), torch.log])
-@pytest.mark.parametrize(
-    "function",
-    [
-        confident.thresholds,
-        confident.counted_class,
-        confident.confident_joint,
-        confident.find_issues,
-    ],
-)
-def test_what_is_no_probability_is_refused(function, squash):
-    if function is confident.find_issues:
-        pytest.importorskip("cleanlab")
-    z = 3 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(50) % 4
-    function(y, z.softmax(1))
-    with pytest.raises(
-        ValueError, match=r"probs must be finite .*use logits.softmax\(1\)"
-    ):
-        function(y, squash(z))
-
-
 # ---- folds -----------------------------------------------------------------
 
 
