@@ -436,10 +436,11 @@ def test_a_line_that_is_json_and_no_record_is_named(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_a_full_disk_ends_the_list_and_costs_no_other_run(tmp_path, at_once):
-    begun, noted = [], []
+    begun, noted, all_ = [], [], threading.Barrier(at_once)
 
     def one(job):
         begun.append(job.name)
+        all_.wait(timeout=10)  # what begins later is not begun at all
         record.append_record(ONE, "/dev/full")
 
     jobs = [SimpleNamespace(name=str(i)) for i in range(9)]
