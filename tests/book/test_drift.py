@@ -327,6 +327,16 @@ def calls(tree, *names):
     return found
 
 
+def calls_now(tree):
+    "Calls that a cell makes as it runs, in their order, not those in functions."
+    later = (ast.FunctionDef, ast.Lambda)
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, later):
+            yield from calls_now(node)
+            if isinstance(node, ast.Call):
+                yield node
+
+
 def shown_text(call):
     "The literal text of a call's second or `alt` argument."
     given = [*call.args[1:2], *(k.value for k in call.keywords if k.arg == "alt")]
@@ -379,6 +389,22 @@ def finished_chapters_have_outputs(nb):
         shows = any(calls(node, "print", "show", "display") for node in body)
         if shows and not skipped and not cell.outputs:
             yield f"{cell.where}: shows something, stores nothing. `make notebooks`."
+
+
+@check(
+    [code("h = torch.randn(6, 5)")],
+    [code("def draw():\n    torch.manual_seed(0)"), code("draw(torch.rand(2))")],
+)
+def draws_have_a_seed(nb):
+    kinds = r"rand(?:n|int|perm|)(?:_like)?|multinomial|bernoulli|normal"
+    draws, unseeded = re.compile(rf"torch\.(?:{kinds})"), True
+    for cell in nb.code:
+        for call in calls_now(cell.tree):
+            name = ast.unparse(call.func)
+            unseeded &= name != "torch.manual_seed"
+            own = any(k.arg == "generator" for k in call.keywords)
+            if unseeded and not own and draws.fullmatch(name):
+                yield f"{cell.where}: {name} draws anew each time. Call manual_seed."
 
 
 @check(
