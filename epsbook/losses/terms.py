@@ -57,7 +57,10 @@ def formula(loss: Described, terms: Iterable[tuple[float, Described]]) -> str:
             if not _same(getattr(loss, name), getattr(t, name)):
                 own[name] = getattr(loss, name)
     text = text.removeprefix(" + ").strip()
-    shown = (f"{k}={'...' if k == 'weight' else repr(own[k])}" for k in own)
+    shown = (
+        f"{k}={'...' if torch.is_tensor(x) else repr(x)}"
+        for k, x in own.items()
+    )
     return f"({text}).with_options({', '.join(shown)})" if own else text
 
 # %% ../../nbs/library/losses/terms.ipynb #04c5a1c2

@@ -5,6 +5,7 @@
 # %% ../../nbs/library/train/measure.ipynb #d13c1190
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -16,6 +17,8 @@ from ..data.files import home
 from . import augment
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import Bool, Float, Int64, Num
     from torch import Tensor, nn
 
@@ -92,6 +95,18 @@ def split(
     return Split(d.num_classes, scale, *(part.to(device) for part in parts))
 
 # %% ../../nbs/library/train/measure.ipynb #cdcfe7a7
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    "Evaluation mode; then each part of the network is as it was."
+    modes = [(part, part.training) for part in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 @torch.no_grad()
 def predict(
     net: nn.Module, x: Num[Tensor, "n c h w"], batch_size: int | None = None
@@ -104,13 +119,8 @@ def predict(
     batch_size = batch_size or (1024 if x.is_cuda else 256)
     if not len(x):
         return torch.zeros(0, dtype=torch.int64, device=x.device)
-    modes = [(part, part.training) for part in net.modules()]
-    net.eval()
-    try:
+    with _evaluating(net):
         return torch.cat([net(part).argmax(1) for part in x.split(batch_size)])
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 # %% ../../nbs/library/train/measure.ipynb #4a53a7b4
 _MEASURED = 10_000
@@ -145,8 +155,8 @@ def recall(net: nn.Module, s: Split) -> list[float | None]:
 @torch.no_grad()
 def margins(net: nn.Module, s: Split) -> list[float]:
     "Quartiles over the test images of the largest probability minus the next."
-    net.eval()
-    tops = [net(x).softmax(1).topk(2).values for x in s.x_test.split(256)]
+    with _evaluating(net):
+        tops = [net(x).softmax(1).topk(2).values for x in s.x_test.split(256)]
     first, second = torch.cat(tops).double().cpu().unbind(1)
     share = torch.tensor([0.25, 0.5, 0.75]).double()
     return [round(q, 6) for q in (first - second).quantile(share).tolist()]

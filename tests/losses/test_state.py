@@ -195,6 +195,13 @@ def test_options_are_set_on_the_sum_and_refused_on_a_term(make, options):
     torch.testing.assert_close(loss(logits, y), kept)
 
 
+def test_a_sum_says_that_the_weights_of_its_terms_do_not_count():
+    weighted = CELoss(weight=WEIGHT) + MSELoss(weight=WEIGHT)
+    bare = weighted.with_options(weight=None)
+    assert repr(bare).endswith(".with_options(weight=None)")
+    torch.testing.assert_close(bare(*batch()), (CELoss() + MSELoss())(*batch()))
+
+
 def test_weights_are_moved_and_loaded_with_their_terms(make):
     loss = make().with_options(weight=WEIGHT)
     loss = sum(c * t.with_options(weight=WEIGHT) for c, t in loss._terms())
