@@ -9,7 +9,7 @@ CHAPTERS := $(shell find nbs -name '*.ipynb' -not -path '*/.*' | sort)
 
 book: .venv/.installed  ## train the opening experiment, build the book
 	rm -rf _build/records
-	$(BIN)/epsbook repeat wrong_labels --out _build/records
+	$(BIN)/epsbook repeat wrong_labels --scale laptop --out _build/records
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
 
 # Neighbors share what they build, so each process gets half of them in a row, and what

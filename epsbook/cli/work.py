@@ -178,12 +178,12 @@ def do_jobs(
         claims: if given, what is claimed and failed is noted there.
         how: `device`, `at_once` and what the engine takes.
     """
+    end = minutes and time.monotonic() + 60 * minutes - 3  # some seconds early
     width = _width(jobs, there)
     lines = [run_line(before, "kept", width) for before in there]
     head = [table_head(width), *lines]
     first = _announce(jobs, out, how["device"], head)
     first = first if how.setdefault("at_once", 1) == 1 else None
-    end = minutes and time.monotonic() + 60 * minutes - 3  # some seconds early
     how |= {"clock": duration.Clock(end)}
     bar = duration.Bar({j.name: j.plan.protocol.epochs for j in jobs})
     noted = _Noted(out, keep, bar, claims, width)

@@ -188,12 +188,13 @@ class Clock:
         self, also: Callable[[list], None] | None = None
     ) -> Callable[[list], None]:
         """A `watch` for the `fit` of a run that begins now; calls `also`."""
-        start = time.monotonic()
+        start: float | None = time.monotonic()
 
         def note(rows: list) -> None:
-            if len(rows) == 1:
-                took = time.monotonic() - start
-                self.first = max(self.first, took)
+            nonlocal start
+            if start is not None:  # also where rows of an earlier try stand
+                self.first = max(self.first, time.monotonic() - start)
+                start = None
             if also:
                 also(rows)
 

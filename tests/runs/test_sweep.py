@@ -382,6 +382,10 @@ def test_a_clock_knows_what_a_first_epoch_takes():
     watch([{}])
     watch([{}, {}])
     assert 0.02 <= clock.first < 1 and not clock.is_late()
+    watch = clock.watch()
+    time.sleep(0.2)
+    watch([{}, {}, {}])  # a run that went on from its second epoch
+    assert 0.2 <= clock.first < 1
     clock.first = 6.0
     assert clock.is_late() and not Clock(first=9.0).is_late()
 
