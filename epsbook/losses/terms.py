@@ -46,7 +46,7 @@ def shared_options(losses: Iterable[Described]) -> dict[str, Any]:
                 )
     return {name: getattr(first, name) for name in OPTIONS}
 
-
+# %% ../../nbs/library/losses/terms.ipynb #04c5a1c6
 def formula(loss: Described, terms: Iterable[tuple[float, Described]]) -> str:
     "A sum as its terms with their factors, and the options it has alone."
     text, own = "", {}
