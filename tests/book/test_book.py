@@ -25,6 +25,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 KINDS = "Definition|Theorem|Lemma|Proposition|Corollary|Remark"
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+SMALL = {"width": 360, "height": 780}
 
 
 def needs(present, reason):
@@ -214,8 +215,9 @@ TOO_WIDE = """() => ["html", "main", "article"].map(name => {
 }).filter(([, needed, given]) => needed > given)"""
 
 
-def test_a_phone_never_scrolls_sideways(visit):
-    visit.page.set_viewport_size(PHONE)
+@pytest.mark.parametrize("size", [PHONE, SMALL], ids=["390", "360"])
+def test_a_phone_never_scrolls_sideways(visit, size):
+    visit.page.set_viewport_size(size)
     try:
         visit.page.evaluate(
             "document.querySelectorAll('details').forEach(d => d.open = 1)"
