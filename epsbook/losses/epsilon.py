@@ -120,7 +120,7 @@ class EpsFocalLoss(EpsCELoss):
     ranges: ClassVar = EpsCELoss.ranges | FocalLoss.ranges
     properties = EpsCELoss.properties._replace(
         asymmetric=r"if $\tau (m + 1) \ge \frac12$, or somewhat less",
-        all_k=r"if $\tau = 0$ and $q_1$ leads by enough, over $m/(m + 1)$",
+        all_k=r"not known; a lead over $m/(m + 1)$ is not enough",
         bounded=r"$-(1 - \tau)^\gamma \log \tau$ if $\tau > 0$",
     )
 
