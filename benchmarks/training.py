@@ -281,7 +281,7 @@ def published(o, d, epochs=120):
     loss = losses.recipe("ce_eps+mae", dataset="cifar10", rate=0.6)
     run, rows = train._start(s, loss, protocol, 0), []
     for _ in tqdm(range(o.epochs), leave=False, disable=None):
-        calls = partial(train._epoch, run), partial(measure.measure, run.net, s)
+        calls = partial(train._epoch, run), partial(measure.scores, run.net, s)
         rows.append([seconds(call) for call in calls])
         run.schedule.step()
     first, (fit, tests) = sum(rows[0]), np.median(rows[1:] or rows, axis=0)
