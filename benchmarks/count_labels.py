@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from replay_labels import OFF, K, nearest, pooled
+from replay_labels import OFF, K, nearest, pooled, twin
 
 from epsbook import data
 from epsbook.noise import NoiseSpec
@@ -48,14 +48,6 @@ def scores(x, true):
         weights = torch.linalg.solve(square, a.T @ goal[other])
         said[half] = x[half] @ weights.float()
     return said.numpy()
-
-
-def twin(true, given, rng):
-    "The same labels, dealt to the images of each class by lot."
-    dealt = given.copy()
-    for i in range(K):
-        dealt[true == i] = rng.permutation(given[true == i])
-    return dealt
 
 
 def alike(true, given, points):

@@ -154,6 +154,14 @@ def neighbors(kinds, true, images):
     return found
 
 
+def twin(true, given, rng):
+    "The same labels, dealt to the images of each class by lot."
+    dealt = given.copy()
+    for i in range(K):
+        dealt[true == i] = rng.permutation(given[true == i])
+    return dealt
+
+
 def of_people(true, images, twins=12):
     "Agreement of neighbors for labels of people, and for twins of them."
     given, points = data.given_labels("cifar10n-worse").numpy(), pooled(images, 4)
@@ -164,10 +172,7 @@ def of_people(true, images, twins=12):
 
     rng, by_lot = np.random.default_rng(0), []
     for _ in range(twins):
-        dealt = given.copy()
-        for i in range(K):
-            dealt[true == i] = rng.permutation(given[true == i])
-        by_lot.append(agree(dealt))
+        by_lot.append(agree(twin(true, given, rng)))
     return {
         "labels": round(agree(given), 4),
         "twins": twins,
