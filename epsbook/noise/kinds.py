@@ -126,7 +126,8 @@ class _BySample(_ByClass):
 
         `rate` and `spread` are mean and standard deviation of the samples'
         rates before these are kept within [0, 1]; see `noise.instance`. With
-        spread=0 it is the recipe shipped with Wang et al. 2024.
+        spread=0 and random crops as features it is the recipe shipped with
+        Wang et al. 2024.
         """
         return cls("instance", rate=rate, spread=spread, draw=draw)
 

@@ -135,7 +135,7 @@ def best_of(
     """The classifier of least risk among `family`, logits ``(*b, f, x, k)``.
 
     The smaller index at a tie. `gap` is certified where it exceeds rounding,
-    some 1e-15 times the largest loss.
+    some 1e-15 times the largest loss; nan if both risks are infinite.
     """
     problem = problem if transition is None else problem.noisy(transition)
     table = loss_table(loss, problem._answers(family))

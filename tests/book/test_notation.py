@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 NBS = Path(__file__).resolve().parents[2] / "nbs"
-GREEK = "eta|epsilon|varepsilon|kappa|tau|alpha|beta|gamma|varphi|ell|lambda"
+GREEK = "eta|epsilon|varepsilon|kappa|tau|alpha|beta|gamma|varphi|ell|lambda|rho"
 SYMBOL = re.compile(
     rf"\\tilde\s*\{{?\s*[A-Za-z]|\\(?:{GREEK})(?![A-Za-z])|(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])"
 )
