@@ -171,8 +171,8 @@ class Clock:
 
     Args:
         until: a time of `time.monotonic`; None for no end.
-        first: seconds from the start of a run to the end of its first epoch,
-            the most that was seen.
+        first: seconds from the start of a run to the end of the first epoch
+            that it trained itself, the most that was seen.
     """
 
     until: float | None = None
@@ -188,13 +188,16 @@ class Clock:
         self, also: Callable[[list], None] | None = None
     ) -> Callable[[list], None]:
         """A `watch` for the `fit` of a run that begins now; calls `also`."""
-        start: float | None = time.monotonic()
+        start, looks = time.monotonic(), 2
 
         def note(rows: list) -> None:
-            nonlocal start
-            if start is not None:  # also where rows of an earlier try stand
-                self.first = max(self.first, time.monotonic() - start)
-                start = None
+            # The first call may be for rows of an earlier try, which take no
+            # time. Then the second ends an epoch; else it does no harm.
+            nonlocal start, looks
+            if looks:
+                now, looks = time.monotonic(), looks - 1
+                self.first = max(self.first, now - start)
+                start = now if len(rows) == 1 else start
             if also:
                 also(rows)
 

@@ -386,6 +386,15 @@ def test_a_clock_knows_what_a_first_epoch_takes():
     time.sleep(0.2)
     watch([{}, {}, {}])  # a run that went on from its second epoch
     assert 0.2 <= clock.first < 1
+    for earlier in ([{}], [{}, {}]):  # rows of an earlier try, read at once
+        other = Clock()
+        watch = other.watch()
+        watch(earlier)
+        time.sleep(0.1)
+        watch([*earlier, {}])
+        known = other.first
+        watch([*earlier, {}, {}])
+        assert other.first == known >= 0.1
     clock.first = 6.0
     assert clock.is_late() and not Clock(first=9.0).is_late()
 
