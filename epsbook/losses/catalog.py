@@ -90,7 +90,7 @@ _FIRST = {
     "CELoss": "labels are clean, or you stop early on held-out labels; and as "
     "the baseline of every comparison",
     "GCELoss": "people gave the labels of about ten classes, or as a second "
-    "try: `q=0.7`, or 0.9 if 60 % and more are wrong",
+    "try: `q=0.7`, or 0.9 if about 80 % are wrong",
     "NCELoss": "never alone: if you know nothing, beside RCE with about ten "
     "classes, beside AGCE with about a hundred",
     "RCELoss": "never alone, being a multiple of MAE: beside NCE with about "
