@@ -5,8 +5,10 @@ the versions of requirements.lock where that Python has them. They take 6 GB eac
 where torch comes with CUDA, so they are kept and used again. Tests that read
 notebooks or pages stay with the checkout. A Python that is not here is named. With
 `--plain` the arithmetic is that of `tests/arithmetic.py`: one pass for two questions.
+`--prepare` only installs, so that it may be done beside something else.
 
 Run: python tests/pythons.py [--venvs FOLDER] [--only WORDS] [--plain] [3.12 ...]
+     python tests/pythons.py --prepare [3.12 ...]
 """
 
 import argparse
@@ -133,22 +135,30 @@ def check(version, venvs, wheel, only="", plain=False):
     return code, (full_version(python), result, f"{time.monotonic() - start:.0f}")
 
 
+def prepare(versions, venvs, wheel):
+    "Install for those of these Pythons that are here."
+    for version in versions:
+        if python := find_python(version):
+            install(environment(venvs / version, python), wheel)
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("python", nargs="*", help=f"default: {' '.join(PYTHONS)}")
     kept = ROOT / "_build" / "pythons"
     parser.add_argument("--venvs", type=Path, default=kept, help="default: %(default)s")
     parser.add_argument("--only", default="", help="tests, as pytest's -k has them")
     parser.add_argument("--plain", action="store_true", help="plain arithmetic")
+    parser.add_argument("--prepare", action="store_true", help="install, test nothing")
     asked = parser.parse_args()
-    venvs = asked.venvs.resolve()
+    venvs, versions = asked.venvs.resolve(), asked.python or PYTHONS
     with tempfile.TemporaryDirectory(prefix="epsbook-") as folder:
         wheel = build_wheel(Path(folder))
-        each = (
-            check(v, venvs, wheel, asked.only, asked.plain)
-            for v in asked.python or PYTHONS
-        )
-        found = list(each)
+        if asked.prepare:
+            return prepare(versions, venvs, wheel)
+        how = asked.only, asked.plain
+        found = [check(v, venvs, wheel, *how) for v in versions]
     print(f"\n{'python':<9} {'result':<52} seconds")
     for _, (version, result, seconds) in found:
         print(f"{version:<9} {result:<52} {seconds:>7}")

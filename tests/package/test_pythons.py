@@ -70,6 +70,17 @@ def test_a_failure_fails_and_a_missing_python_is_named(
     assert ("not on this machine: 3.13" in printed) == ("3.13" in asked)
 
 
+def test_what_is_prepared_is_installed_and_not_tested(home, monkeypatch):
+    pretend(home / "path/python3.12", "3.12.11")
+    made = []
+    monkeypatch.setattr("sys.argv", ["pythons.py", "--prepare", "3.12", "3.13"])
+    monkeypatch.setattr(pythons, "build_wheel", lambda folder: "wheel")
+    monkeypatch.setattr(pythons, "environment", lambda folder, python: python)
+    monkeypatch.setattr(pythons, "install", lambda *what: made.append(what))
+    assert not pythons.main()
+    assert made == [(home / "path/python3.12", "wheel")]
+
+
 def test_no_test_that_needs_the_checkout_goes_along(tmp_path):
     pythons.gather(tmp_path)
     names = {path.stem for path in (tmp_path / "tests").glob("*/test_*.py")}
