@@ -292,7 +292,8 @@ def _as_mask(issues: Labels | Bool[Tensor, " n"], n: int) -> np.ndarray:
         if found.shape != (n,):
             raise ValueError(f"issues must be ({n},), got {found.shape}")
         return found
-    at = as_labels(found, n) if found.size and n > 1 else found.astype(int)
+    some = found.size and n > 1
+    at = as_labels(found, n, "issues") if some else found.astype(int)
     if (count := np.bincount(at, minlength=n)).max() > 1:
         why = "if it is a mask of 0 and 1, pass issues.astype(bool)"
         raise ValueError(f"issues repeats position {count.argmax()}: {why}")

@@ -135,10 +135,13 @@ def run(
     --loss ce --loss ce_eps+mae --seed 1 --seed 2 --set epochs=15
     """
     how = {"changes": dict(map(_change, set_ or []))}
-    pairs = itertools.product([dataset], noise, loss, [scale], [recipe])
+    once = dict.fromkeys  # what is said twice is run once
+    pairs = itertools.product(
+        [dataset], once(noise), once(loss), [scale], [recipe]
+    )
     plans = [_plan(*names, **how) for names in pairs]
     _folder(out)
-    jobs = [sweep.Job(*pair) for pair in itertools.product(plans, seed)]
+    jobs = [sweep.Job(*pair) for pair in itertools.product(plans, once(seed))]
     # All are looked for first: a refusal comes before hours are spent.
     there = [_recorded(job, out) for job in jobs]
     done = [before for before in there if before]

@@ -214,8 +214,9 @@ def hear_once() -> None:
 
 def stop() -> NoReturn:
     """Ends the program after Ctrl-C, with one line and status 130."""
-    note = "epsbook: stopped; the same command goes on from here."
-    typer.echo(note, err=True)
+    resumes = sys.argv[1:2] in (["run"], ["sweep"])
+    again = "goes on from here" if resumes else "begins anew"
+    typer.echo(f"epsbook: stopped; the same command {again}.", err=True)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
             stream.flush()

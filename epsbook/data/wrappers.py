@@ -5,6 +5,7 @@
 # %% ../../nbs/library/data/wrappers.ipynb #7902673b
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +36,20 @@ def true_labels(dataset: Any) -> np.ndarray:
     if isinstance(dataset, torch.utils.data.Subset):
         return true_labels(dataset.dataset)[np.asarray(dataset.indices)]
     if isinstance(dataset, torch.utils.data.TensorDataset):
-        return as_labels(dataset.tensors[1])
+        return as_labels(_pair(dataset.tensors)[1])
     known = getattr(dataset, "targets", getattr(dataset, "labels", None))
     if known is not None and getattr(dataset, "target_transform", None) is None:
         return as_labels(np.asarray(known))
     numbers = tqdm(range(len(dataset)), "reading labels", disable=not watched())
-    return as_labels(np.array([int(_pair(dataset[i])[1]) for i in numbers]))
+    return as_labels(np.array([_label(dataset[i]) for i in numbers], dtype=int))
+
+
+def _label(sample: Any) -> int:
+    label = _pair(sample)[1]
+    try:
+        return operator.index(label)
+    except (TypeError, ValueError):
+        raise TypeError(f"a label must be an integer, got {label!r}") from None
 
 
 def _pair(sample: Any) -> tuple[Any, ...]:

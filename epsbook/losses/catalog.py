@@ -164,7 +164,8 @@ _SELDOM = {
     "SparsityLoss": "never alone: beside cross-entropy at the same "
     "temperature, with a factor that grows",
     "TemperatureCELoss": "never by itself: as the base of sparse "
-    "regularization; with `unit` it is LogitClip of `max_norm` 1/`temperature`",
+    "regularization; with `unit`, long logits get what LogitClip of `max_norm` "
+    "1/`temperature` does",
 }
 _GROUPS = {"first": _FIRST, "purpose": _PURPOSE, "seldom": _SELDOM}
 

@@ -188,7 +188,7 @@ def suggest(
             "pair" with a rate is a matrix: class i given as i + 1.
         rate: share of wrong labels, in [0, 1), for a kind; None: unknown.
             For "asymmetric", of the classes that lose labels at all.
-        budget: trainings you can afford; None is one, above eight is eight.
+        budget: trainings you can afford, eight at most; None is one.
 
     Raises:
         TypeError, ValueError: wrong type or range, or labels that tell nothing.

@@ -196,6 +196,7 @@ class BackwardLoss(_Inverted):
 
     Args:
         transition: T[i, j] = P(given j | true i), invertible; may be set anew.
+            (What is written into it, compiled code does not see.)
 
     Its mean over the noise is the clean cross-entropy. Source: Patrini et al.,
     "Making deep neural networks robust to label noise", CVPR 2017.

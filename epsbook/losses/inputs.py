@@ -96,6 +96,9 @@ def _hint(logits: Tensor, target: Tensor) -> str:
     "What a target of the wrong shape may have been meant to be."
     if logits.ndim == 1:
         return _ONE_SCORE
+    labels = logits.shape[:1] + logits.shape[2:]
+    if target.is_floating_point() and target.shape == labels:
+        return "; if these are labels, use target.long()"
     if target.shape != logits.shape:
         return ""
     return ": use target.argmax(1), or target.float() as probabilities"

@@ -73,7 +73,8 @@ class Options(TypedDict, total=False):
     reduction: Literal["mean", "sum", "none"]
 
 
-OPTIONS = ("weight", "ignore_index", "reduction")
+_DEFAULTS = {"weight": None, "ignore_index": -100, "reduction": "mean"}
+OPTIONS = tuple(_DEFAULTS)
 
 # %% ../../nbs/library/losses/options.ipynb #0f927dce
 class _Declared(nn.Module):
@@ -113,7 +114,12 @@ class _Declared(nn.Module):
 def _naming(init: Any) -> Any:
     "`init`, which says of a parameter that there is not which there are."
 
-    def made(self: Any, **options: Any) -> None:
+    def made(self: Any, *values: Any, **options: Any) -> None:
+        if values:
+            kind = type(self).__name__
+            raise TypeError(
+                f"{kind} takes what it is given by name; see help({kind})"
+            )
         for name in options.keys() - set(OPTIONS):
             inits = [inspect.signature(c.__init__) for c in type(self).__mro__]
             every = [p for s in inits for p in s.parameters.values()]
@@ -151,6 +157,8 @@ class _Options(_Declared):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.ranges:
             value = check_parameter(name, value, self.ranges[name])
+        if name in OPTIONS:
+            check_options(**{**_DEFAULTS, name: value})
         super().__setattr__(name, value)
 
     def _set(self, **parameters: Any) -> None:
@@ -184,11 +192,10 @@ class Described(_Options):
 
     def _changed(self) -> list[str]:
         "The options that are not the default ones, as text."
-        default = {"ignore_index": -100, "reduction": "mean"}
         shown = [
             f"{k}={getattr(self, k)!r}"
-            for k in default
-            if getattr(self, k) != default[k]
+            for k in OPTIONS[1:]
+            if getattr(self, k) != _DEFAULTS[k]
         ]
         return shown if self.weight is None else ["weight=...", *shown]
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from epsbook.losses.base import Loss
 
 # %% auto #0
-__all__ = ['build_loss', 'written', 'Recipe', 'known_recipes', 'find_recipe', 'recipe', 'nearest_rate', 'nearest_recipe']
+__all__ = ['build_loss', 'written', 'Recipe', 'shared_recipes', 'known_recipes', 'find_recipe', 'recipe', 'nearest_rate',
+           'nearest_recipe']
 
 # %% ../../nbs/library/losses/recipes.ipynb #1ed8b5cb
 def build_loss(terms: list[dict]) -> Loss:
@@ -45,17 +46,25 @@ def _build_term(loss: str, factor: float = 1, **parameters: Any) -> Loss:
         made = known[loss](**parameters)
     return made if factor == 1 else factor * made
 
+# %% ../../nbs/library/losses/recipes.ipynb #1ed8b5cc
+def _number(value: float) -> str:
+    "As short as it may be without being another."
+    short = f"{value:g}"
+    is_it = not isinstance(value, bool) and float(short) == value
+    return short if is_it else repr(value)
+
 
 def written(terms: list[dict]) -> str:
     "The constructor of these terms, as one types it."
 
     def one(loss: str, factor: float = 1, **parameters: Any) -> str:
         shown = {
-            k: v if isinstance(v, str) else f"{v:g}"
+            k: v if isinstance(v, str) else _number(v)
             for k, v in parameters.items()
         }
         inside = ", ".join(f"{k}={v}" for k, v in shown.items())
-        return f"{factor:g} * {loss}({inside})".removeprefix("1 * ")
+        made = f"{loss}.as_released" if "delta" in parameters else loss
+        return f"{_number(factor)} * {made}({inside})".removeprefix("1 * ")
 
     return " + ".join(one(**term) for term in terms)
 
@@ -74,8 +83,8 @@ class Recipe(NamedTuple):
 
 
 @functools.cache
-def known_recipes() -> tuple[Recipe, ...]:
-    "All recipes of the package, in the order of the file."
+def shared_recipes() -> tuple[Recipe, ...]:
+    "As `known_recipes`, read once; nobody may change their terms."
     text = (files("epsbook.assets") / "recipes.toml").read_text("utf-8")
     return tuple(_rows(tomllib.loads(text)["recipe"]))
 
@@ -97,6 +106,16 @@ def _rows(entries: Iterable[dict]) -> Iterable[Recipe]:
                 entry.get("note", ""),
             )
 
+# %% ../../nbs/library/losses/recipes.ipynb #1d1005ed
+def _own(found: Recipe) -> Recipe:
+    "A copy, whose terms may be changed."
+    return found._replace(terms=[dict(term) for term in found.terms])
+
+
+def known_recipes() -> tuple[Recipe, ...]:
+    "All recipes of the package, in the order of the file."
+    return tuple(map(_own, shared_recipes()))
+
 # %% ../../nbs/library/losses/recipes.ipynb #f0809ba2
 def find_recipe(
     method: str,
@@ -107,8 +126,8 @@ def find_recipe(
     by: str | None = None,
 ) -> Recipe:
     """The published parameters; arguments and errors as for `recipe`."""
-    found = [r for r in known_recipes() if r.method == method]
-    found = _narrow("method", method, found, known_recipes())
+    found = [r for r in shared_recipes() if r.method == method]
+    found = _narrow("method", method, found, shared_recipes())
     for name, value in (("dataset", dataset), ("noise", noise)):
         fit = [r for r in found if getattr(r, name) == value]
         found = _narrow(name, value, fit, found)
@@ -116,7 +135,7 @@ def find_recipe(
     found = _narrow("rate", rate, [r for r in found if _holds(r, rate)], found)
     if by is not None:
         found = _narrow("by", by, [r for r in found if r.by == by], found)
-    return max(found, key=lambda r: r.by == "paper")
+    return _own(max(found, key=lambda r: r.by == "paper"))
 
 # %% ../../nbs/library/losses/recipes.ipynb #bfaf0fbf
 def recipe(
@@ -148,7 +167,8 @@ def recipe(
 
 # %% ../../nbs/library/losses/recipes.ipynb #b48448fb
 def _holds(entry: Recipe, rate: float | None) -> bool:
-    return not entry.rates or rate in entry.rates
+    near = nearest_rate(entry, rate)
+    return near is None or (rate is not None and _away(near, rate) == 0)
 
 
 def _within(name: str, before: Iterable[Recipe]) -> str:
@@ -200,8 +220,8 @@ def nearest_recipe(
         ValueError: the method has no recipe for that data set, or neither
             for that noise nor for symmetric noise; what is, is listed.
     """
-    found = [r for r in known_recipes() if r.method == method]
-    found = _narrow("method", method, found, known_recipes())
+    found = [r for r in shared_recipes() if r.method == method]
+    found = _narrow("method", method, found, shared_recipes())
     fit = [r for r in found if r.dataset == dataset]
     found = _narrow("dataset", dataset, fit, found)
     same = [r for r in found if r.noise == noise]
@@ -212,4 +232,4 @@ def nearest_recipe(
         near = nearest_rate(r, rate)
         return _away(near, rate), near or 0.0, r.by != "paper"
 
-    return min(same, key=away)
+    return _own(min(same, key=away))

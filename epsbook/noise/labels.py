@@ -38,13 +38,13 @@ def check_int(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _check_range(labels: Vector, num_classes: int) -> None:
+def _check_range(labels: Vector, num_classes: int, name: str) -> None:
     top = check_int("num_classes", num_classes, 2) - 1
     outside = (labels < 0) | (labels > top)
     if outside.any():
         i = outside.argmax()
         found = f"{labels[i]} at position {i}"
-        raise ValueError(f"labels must lie in 0..{top}, got {found}")
+        raise ValueError(f"{name} must lie in 0..{top}, got {found}")
 
 
 def to_numpy(array: Any) -> Any:
@@ -62,12 +62,15 @@ def like(array: np.ndarray, given: SameKind) -> SameKind:
     return array
 
 # %% ../../nbs/library/noise/labels.ipynb #4e9b6278
-def as_labels(labels: Labels, num_classes: int | None = None) -> Vector:
+def as_labels(
+    labels: Labels, num_classes: int | None = None, name: str = "labels"
+) -> Vector:
     """Labels as an int64 numpy array of its own, or an error that says why not.
 
     Args:
         labels: class indices of any integer dtype, shape (n,), n >= 1.
         num_classes: K; when given, labels must lie in 0..K - 1.
+        name: what errors call them.
 
     Returns:
         A copy, int64, shape (n,).
@@ -78,24 +81,24 @@ def as_labels(labels: Labels, num_classes: int | None = None) -> Vector:
     """
     if isinstance(labels, np.ma.MaskedArray):
         raise TypeError(
-            "labels must not be masked: leave out the samples that have none"
+            f"{name} must not be masked: leave out the samples that have none"
         )
     if not isinstance(labels, np.ndarray | torch.Tensor):
         kind = type(labels).__name__
         raise TypeError(
-            f"labels must be an array or a tensor, got {kind}: "
+            f"{name} must be an array or a tensor, got {kind}: "
             "use np.asarray(labels)"
         )
     array = to_numpy(labels)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
+        raise TypeError(f"{name} must be integers, got {labels.dtype}")
     if array.ndim != 1 or not array.size:
         shape = tuple(array.shape)
-        raise ValueError(f"labels must have shape (n,), n >= 1, got {shape}")
+        raise ValueError(f"{name} must have shape (n,), n >= 1, got {shape}")
     if num_classes is not None:
-        _check_range(array, num_classes)
+        _check_range(array, num_classes, name)
     if array.max() >= 2**63:
-        raise ValueError(f"labels must fit into int64, got {array.max()}")
+        raise ValueError(f"{name} must fit into int64, got {array.max()}")
     return array.astype(np.int64)
 
 # %% ../../nbs/library/noise/labels.ipynb #71001ccb

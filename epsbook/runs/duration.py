@@ -50,7 +50,7 @@ def expected(
     device = find_device(device)
     try:
         found = read_records(f"{plan.dataset}_*", folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # none, or files of others
         return None
     machine = hardware(device)
     found = [r for r in found if _of(plan, device, machine, r)]

@@ -11,7 +11,7 @@ from typing import Any
 from .. import data
 from ..data.files import home
 from ..losses.memory import draw_from_own
-from ..losses.recipes import Recipe, build_loss, known_recipes
+from ..losses.recipes import Recipe, build_loss, shared_recipes
 from ..losses.recipes import nearest_rate, nearest_recipe
 from ..noise import NoiseSpec
 from ..noise.transition import fixed_labels
@@ -37,13 +37,13 @@ def _rate(spec: NoiseSpec) -> float | None:
 
 def _dataset(method: str, names: list[str]) -> str:
     "The first of `names` for which the method has recipes, else the last."
-    have = {r.dataset for r in known_recipes() if r.method == method}
+    have = {r.dataset for r in shared_recipes() if r.method == method}
     return next((name for name in names if name in have), names[-1])
 
 
 def _anywhere(method: str) -> Recipe | None:
     "A recipe of the method, if its parameters are the same in all of them."
-    found = [r for r in known_recipes() if r.method == method]
+    found = [r for r in shared_recipes() if r.method == method]
     alike = all(r.terms == found[0].terms for r in found)
     return found[0] if found and alike else None
 
@@ -70,7 +70,7 @@ def _recipe(
 
 def _elsewhere(method: str, dataset: str, spec: NoiseSpec) -> str:
     "What to do if there is no recipe: another data set's that fits, if any."
-    names, fit = {r.dataset for r in known_recipes() if r.method == method}, []
+    names, fit = {r.dataset for r in shared_recipes() if r.method == method}, []
     for name in sorted(names):
         try:
             _recipe(method, dataset, spec, name)
@@ -137,7 +137,7 @@ class _Names:
         if self.own is None:
             self.terms, self.recipe = self._published()
             return
-        if any(r.method == self.method for r in known_recipes()):
+        if any(r.method == self.method for r in shared_recipes()):
             raise ValueError(
                 f"{self.method} has published parameters: name yours otherwise"
             )

@@ -36,14 +36,14 @@ _NAME = "{experiment}-{method}-seed{seed}"
 _ALWAYS = ("experiment", "method", "seed", "scale", "accuracy", "seconds")
 
 
-def read_record(file: Path) -> dict[str, Any]:
+def read_record(file: str | Path) -> dict[str, Any]:
     """The record in `file`.
 
     Raises:
         ValueError: it is none; the message names the file.
     """
     try:
-        found = json.loads(file.read_text("utf-8"))
+        found = json.loads(Path(file).read_text("utf-8"))
     except ValueError as error:
         raise _none(str(file), error) from None
     return _checked(found, str(file))
@@ -53,32 +53,55 @@ def record_name(record: dict) -> str:
     """Experiment, method and seed: the name of a record's file, without end."""
     return _NAME.format(**record)
 
-
+# %% ../../nbs/library/runs/record.ipynb #6c7bf785
 def _none(where: str, error: Exception) -> ValueError:
     return ValueError(
-        f"{where} is not a record ({error}): delete it and make it again"
+        f"{where} is not a record ({error}): move it to another folder, or, "
+        "if a run has written it, delete it and make it again"
     )
 
 
 def _checked(found: Any, where: str) -> dict[str, Any]:
     try:
-        return {k: found[k] for k in _ALWAYS} | found
-    except (KeyError, TypeError) as error:
+        whole = {k: found[k] for k in _ALWAYS} | found
+        last = whole["accuracy"]["last"]
+        names = *(whole[k] for k in ("experiment", "method", "scale")),
+        if not all(isinstance(x, str) for x in names):
+            raise TypeError(f"{names} must be words")
+        if not isinstance(whole["seed"], int):
+            raise TypeError(f"seed {whole['seed']!r} must be an integer")
+        if not 0 <= last <= 1:
+            raise ValueError(f"accuracy {last} must be from 0 to 1")
+    except (KeyError, TypeError, ValueError) as error:
         raise _none(where, error) from None
+    return whole
 
 # %% ../../nbs/library/runs/record.ipynb #a199e168
+def _differs(before: dict, text: str) -> str:
+    "What tells apart two runs of one name; empty if nothing does."
+    now = json.loads(text)
+    told = ("scale", "dataset", "noise", "protocol", "terms")
+    differ = [k for k in told if k in before and before[k] != now.get(k)]
+    return differ[0] if differ else ""
+
+
 def write_record(record: dict, folder: str | Path) -> Path:
     """Writes a record, whole or not at all; returns its path.
 
     Raises:
-        FileExistsError: a record of another scale has that name.
+        FileExistsError: a record of another run has that name.
+        ValueError: what every record holds is missing, or makes no name.
     """
-    path = Path(folder) / f"{record_name(record)}.json"
-    if path.exists() and read_record(path)["scale"] != record["scale"]:
-        raise FileExistsError(
-            f"{path} is a record of another scale: choose another folder"
-        )
+    if missing := [k for k in _ALWAYS if k not in record]:
+        raise ValueError(f"a record needs {', '.join(missing)}")
+    if {"/", "\\"} & set(name := record_name(record)):
+        raise ValueError(f"{name!r} is no name of a file: leave out the slash")
+    path = Path(folder) / f"{name}.json"
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    if path.exists() and (other := _differs(read_record(path), text)):
+        raise FileExistsError(
+            f"{path} is a record of another {other}: choose another folder"
+        )
     return write_atomic(path, lambda file: file.write(text.encode()))
 
 # %% ../../nbs/library/runs/record.ipynb #98c3818a
@@ -166,6 +189,11 @@ def read_file(file: Path, pattern: str = "*-seed*") -> list[dict[str, Any]]:
         return [read_record(file)] if fnmatchcase(file.stem, pattern) else []
     return [r for r in read_lines(file) if fnmatchcase(record_name(r), pattern)]
 
+
+def _only(scales: set[str]) -> str:
+    "Where the records are that one asked for at another scale."
+    return f", only at {', '.join(sorted(scales))}" if scales else ""
+
 # %% ../../nbs/library/runs/record.ipynb #d56ef46d
 _RUN = "experiment", "method", "seed", "scale"
 
@@ -185,12 +213,14 @@ def read_records(
     """
     held = record_files(folder)
     found = [r for file in held for r in read_file(file, f"{name}-*-seed*")]
+    found = [r for r in found if fnmatchcase(r["experiment"], name)]
+    scales = {r["scale"] for r in found}
     found = [r for r in found if at in (None, r["scale"])]
     if not found:
         where = _came_with() if folder is None else folder
         raise FileNotFoundError(
-            f"no records of {name!r} in {where}: make them with "
-            f"`epsbook repeat {name} --out FOLDER`"
+            f"no records of {name!r} in {where}{_only(scales)}: make them "
+            "with `epsbook repeat`, `run` or `sweep`"
         )
     once = {tuple(r[k] for k in _RUN): r for r in reversed(found)}
     return [once[run] for run in sorted(once)]
@@ -209,10 +239,10 @@ def records(
     import pandas as pd
 
     def row(record: dict) -> dict:
-        plain = {
-            k: v for k, v in record.items() if not isinstance(v, dict | list)
-        }
-        inner = {k: v for t in record["terms"] for k, v in t.items()}
+        held = record.items()
+        plain = {k: v for k, v in held if not isinstance(v, dict | list)}
+        terms = record.get("terms", ())
+        inner = {k: v for t in terms for k, v in t.items()}
         inner = {k: v for k, v in inner.items() if k not in ("loss", "factor")}
         noise = record["noise"]
         unknown = 0.0 if noise["kind"] == "clean" else math.nan

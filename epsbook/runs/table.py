@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ..data import DATASETS
-from ..losses.recipes import known_recipes
+from ..losses.recipes import shared_recipes
 from .named import run_name
 from .plan import Plan
 from .record import read_file, record_files
@@ -159,7 +159,7 @@ def _made_so(
     record: dict, asked: tuple[str, str, str, str], changes: dict
 ) -> bool:
     "Whether the plan of data, noise, method and scale makes such a record."
-    known = any(r.method == asked[2] for r in known_recipes())
+    known = any(r.method == asked[2] for r in shared_recipes())
     own = None if known else record["terms"]
     plan = Plan(*asked, changes=changes, own=own)
     return plan.difference(record) is None
@@ -259,7 +259,7 @@ class Order(NamedTuple):
 def interval(correlation: float, n: int) -> tuple[float, float]:
     """Fisher's 95 % interval of a rank correlation over n > 3 methods."""
     most = 1 - 6 / (n * (n * n - 1))  # half a swap of neighbors
-    z = math.atanh(max(-most, min(most, correlation)))
+    z = math.atanh(min(max(correlation, -most), most))  # NaN stays NaN
     half = 1.96 * 1.03 / math.sqrt(n - 3)
     return math.tanh(z - half), math.tanh(z + half)
 
@@ -291,6 +291,8 @@ def orders(cells: Iterable[Cell], fewest: int = 4) -> list[Order]:
     found = []
     for key, pairs in _pairs(cells).items():
         if len(pairs) >= fewest:
-            n, rho = len(pairs), float(cast(Any, spearmanr(pairs)).statistic)
+            n, rho = len(pairs), math.nan  # no order where all are equal
+            if all(len(set(means)) > 1 for means in zip(*pairs, strict=True)):
+                rho = float(cast(Any, spearmanr(pairs)).statistic)
             found.append(Order(*key, n, rho, *interval(rho, n)))
     return found

@@ -65,8 +65,12 @@ def loss_table(loss: Loss | Table, logits: Tensor) -> Float64[Tensor, "*b k"]:
     losses (n, k). A logit of -inf is a probability of 0.
 
     Raises:
+        TypeError: a loss of torch, which has no loss of every label.
         ValueError: the loss has class weights.
     """
+    if isinstance(loss, torch.nn.modules.loss._Loss):
+        name = type(loss).__name__
+        raise TypeError(f"take a loss of epsbook.losses, not {name} of torch")
     _without_weights(loss)
     logits = torch.as_tensor(logits).to(torch.float64)
     flat = logits.reshape(-1, logits.shape[-1])

@@ -281,7 +281,7 @@ def fit(
         FloatingPointError: loss or gradient is not finite; says where.
     """
     device, seed = find_device(device), check_int("seed", seed, least=0)
-    check_run(d, loss, protocol := protocol.resolved(device))
+    protocol = check_run(d, spec, loss, protocol, device)
     s = split(d, given := corrupted(d, spec, seed), protocol, seed, device)
     about = _about(d, spec, loss, protocol, seed, given)
     rest = about_rest(d, loss, protocol, device) if checkpoint else {}

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ..data.files import write_atomic
 from ..losses.memory import fixed_tensors
+from ..losses.options import OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,7 +198,20 @@ def about_loss(loss: Loss) -> dict[str, str]:
     "What tells losses apart: as it prints, and the sum of what it was given."
     held = fixed_tensors(loss)
     sums = {"loss_tensors": weights_sha256(held)} if held else {}
+    own = [found for part in loss.modules() if (found := _unprinted(part))]
+    sums |= {"loss_values": str(own)} if own else {}
     return {"loss": repr(loss)} | sums
+
+
+def _unprinted(part: nn.Module) -> dict[str, Any]:
+    "Numbers and words that somebody's loss holds, and does not print."
+    ranges = getattr(part, "ranges", {})
+    return {
+        k: v
+        for k, v in sorted(vars(part).items())
+        if isinstance(v, bool | int | float | str)
+        and not (k.startswith("_") or k in ("training", *OPTIONS, *ranges))
+    }
 
 
 def about_rest(
@@ -204,6 +219,7 @@ def about_rest(
 ) -> dict[str, str]:
     "What no record says, and must be the same for a run to go on."
     images = {"train": d.train_images, "test": d.test_images}
+    images |= {"test_labels": d.test_labels}
     return about_loss(loss) | {
         "device": device.split(":")[0],
         "precision": protocol.precision,

@@ -5,19 +5,18 @@
 # %% ../../nbs/library/train/checks.ipynb #f0ae47fc
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from .. import losses
+from ..data.made import Dataset
+from ..noise import NoiseSpec
 from . import models
-
-if TYPE_CHECKING:
-    from epsbook.data.made import Dataset
-    from epsbook.train.protocol import Protocol
+from .protocol import Protocol
 
 # %% auto #0
-__all__ = ['check_sizes', 'check_batches', 'find_device', 'check_run']
+__all__ = ['check_sizes', 'check_batches', 'find_device', 'check_kinds', 'check_run']
 
 # %% ../../nbs/library/train/checks.ipynb #52703e43
 def check_sizes(d: Dataset, protocol: Protocol) -> None:
@@ -70,25 +69,20 @@ def find_device(device: str | None) -> str:
     return device
 
 # %% ../../nbs/library/train/checks.ipynb #9a74a21c
-def check_run(d: Dataset, loss: losses.Loss, protocol: Protocol) -> None:
-    """Refuses a loss that is no mean or learns; images that do not fit.
+def check_kinds(**given: tuple[Any, type]) -> None:
+    """Refuses what is of another class than the one that stands beside it.
 
     Raises:
-        TypeError: no loss of this package. ValueError: no mean, a parameter
-            in the loss, a network for other images, or too wide a crop.
+        TypeError: says what it is and what it must be.
     """
-    check_sizes(d, protocol)
-    if not isinstance(loss, losses.Loss):
-        kind = type(loss).__name__
-        raise TypeError(f"loss must be one of epsbook.losses, got {kind}")
-    if loss.reduction != "mean":
-        raise ValueError(f'reduction must be "mean", got {loss.reduction!r}')
-    learned = [name for name, _ in loss.named_parameters()]
-    if learned:
-        raise ValueError(
-            f"only the network is trained here, and the loss has {learned[0]} "
-            "to learn: give both to an optimizer in a loop of your own"
-        )
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            got, want = type(value).__name__, kind.__name__
+            raise TypeError(f"{name} must be a {want}, got {got}")
+
+# %% ../../nbs/library/train/checks.ipynb #9a74a21e
+def _check_images(d: Dataset, protocol: Protocol) -> None:
+    "Refuses a network for other images, or too wide a crop."
     shape = tuple(d.train_images.shape[1:])
     side = min(shape[1:])
     if protocol.crop >= side:
@@ -102,3 +96,35 @@ def check_run(d: Dataset, loss: losses.Loss, protocol: Protocol) -> None:
             f"{protocol.network} does not take the images of {d.name}, "
             f"{shape}: choose another network"
         ) from error
+
+# %% ../../nbs/library/train/checks.ipynb #9a74a21d
+def check_run(
+    d: Dataset,
+    spec: NoiseSpec,
+    loss: losses.Loss,
+    protocol: Protocol,
+    device: str,
+) -> Protocol:
+    """The protocol on this device, if it can train on these images.
+
+    Raises:
+        TypeError: an argument of another class.
+        ValueError: a loss that is no mean or learns, a network for other
+            images, or too wide a crop.
+    """
+    kinds = {"d": (d, Dataset), "spec": (spec, NoiseSpec)}
+    check_kinds(**kinds, protocol=(protocol, Protocol))
+    check_sizes(d, protocol := protocol.resolved(device))
+    if not isinstance(loss, losses.Loss):
+        kind = type(loss).__name__
+        raise TypeError(f"loss must be one of epsbook.losses, got {kind}")
+    if loss.reduction != "mean":
+        raise ValueError(f'reduction must be "mean", got {loss.reduction!r}')
+    learned = [name for name, _ in loss.named_parameters()]
+    if learned:
+        raise ValueError(
+            f"only the network is trained here, and the loss has {learned[0]} "
+            "to learn: give both to an optimizer in a loop of your own"
+        )
+    _check_images(d, protocol)
+    return protocol

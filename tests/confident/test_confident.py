@@ -158,8 +158,8 @@ def test_a_pruned_data_set_has_the_given_labels_of_what_is_left(digits):
     ("issues", "error", "says"),
     [
         (np.zeros(59, bool), ValueError, r"issues must be \(60,\)"),
-        (np.array([60]), ValueError, "60 at position 0"),
-        (np.array([0.5]), TypeError, "must be integers"),
+        (np.array([60]), ValueError, "issues must lie in 0..59, got 60 at position 0"),
+        (np.array([0.5]), TypeError, "issues must be integers"),
         (np.arange(60) % 2, ValueError, r"mask of 0 and 1, pass issues.astype\(bool"),
         (torch.zeros(60).int(), ValueError, "issues repeats position 0"),
         ([7, 3, 7], ValueError, "issues repeats position 7"),

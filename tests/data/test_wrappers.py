@@ -158,3 +158,14 @@ def test_what_is_refused(dataset, options, error, says):
     with pytest.raises(error) as caught:
         noisy(dataset, **options)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("label", [3.5, torch.tensor([0.0, 1.0]), slice(2), "cat"])
+def test_a_label_that_is_no_integer_is_refused(label):
+    with pytest.raises(TypeError, match="a label must be an integer, got"):
+        true_labels([(torch.zeros(2), label)])
+
+
+def test_inputs_without_labels_are_refused():
+    with pytest.raises(TypeError, match=r"must be \(input, label"):
+        true_labels(TensorDataset(torch.zeros(3, 2)))

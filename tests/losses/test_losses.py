@@ -819,9 +819,26 @@ def test_changed_options_and_parameters_are_shown_and_used():
     logits = torch.tensor([[40.0, 0, 0]], dtype=torch.float64)
     loss.tau = 0.0
     assert loss(logits, torch.tensor([1])) > 40
-    loss.reduction = "men"
-    with pytest.raises(ValueError, match="reduction must be"):
-        loss(logits, torch.tensor([1]))
+    for name, wrong, error in [
+        ("reduction", "men", ValueError),
+        ("ignore_index", "x", TypeError),
+        ("weight", torch.tensor([1.0, -2, 3]), ValueError),
+    ]:
+        with pytest.raises(error, match=f"{name} must be"):
+            setattr(loss, name, wrong)
+    assert repr(loss).endswith("reduction='sum')") and loss.weight is None
+    loss.weight = torch.tensor([1.0, 2, 3], dtype=torch.float64)
+    assert loss(logits, torch.tensor([1])) > 80
+
+
+def test_parameters_go_by_name():
+    with pytest.raises(TypeError, match=r"by name; see help\(GCELoss\)"):
+        GCELoss(0.7)
+
+
+def test_labels_as_floats_are_told_what_to_become():
+    with pytest.raises(ValueError, match=r"if these are labels, use target.long\(\)"):
+        GCELoss()(torch.randn(4, 5), torch.ones(4))
 
 
 def test_arithmetic_is_linear(make):

@@ -317,6 +317,30 @@ def test_no_value_can_be_changed_unseen():
     assert count > 300
 
 
+def test_a_recipe_that_is_changed_changes_no_other():
+    at = {"dataset": "cifar10"}
+    for found in (
+        module.find_recipe("gce", **at),
+        module.nearest_recipe("gce", **at, noise="symmetric", rate=0.5),
+        next(r for r in known_recipes() if r[:2] == ("gce", "cifar10")),
+    ):
+        found.terms[0]["q"] = 0.1
+        assert repr(recipe("gce", **at)) == "GCELoss(q=0.7, tau=1e-08)"
+
+
+@pytest.mark.parametrize("row", ALL, ids=name_of)
+def test_a_recipe_as_written_is_the_recipe(row):
+    made = eval(module.written(row.terms), vars(epsbook.losses))
+    assert repr(made) == repr(build_loss(row.terms))
+
+
+def test_a_rate_may_be_off_by_rounding():
+    at = {"dataset": "cifar100", "noise": "asymmetric"}
+    assert repr(recipe("ce_eps+mae", **at, rate=0.1 + 0.2)) == repr(
+        recipe("ce_eps+mae", **at, rate=0.3)
+    )
+
+
 # ---- where paper and code differ --------------------------------------------
 
 PRINTED = [

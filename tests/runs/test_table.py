@@ -312,3 +312,14 @@ def test_latex_compiles(cells, tmp_path):
     command = ["pdflatex", "-halt-on-error", file.name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_methods_that_all_end_alike_have_no_order(recwarn):
+    ours = [Ours((10.0,), ("a.json",), weights=(str(i),)) for i in range(5)]
+    cells = [
+        Cell("t", "d", "n", f"m{i}", float(i), None, laptop=x)
+        for i, x in enumerate(ours)
+    ]
+    (found,) = orders(cells)
+    assert found.methods == 5 and not recwarn.list
+    assert all(math.isnan(x) for x in (found.correlation, found.low, found.high))

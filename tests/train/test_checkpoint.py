@@ -7,8 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from epsbook.train import checkpoint
+from epsbook.data import Dataset
+from epsbook.losses import CELoss, GCELoss
+from epsbook.losses.base import CurveLoss
+from epsbook.train import checkpoint, protocol_for
 from epsbook.train.checkpoint import (
+    about_rest,
     Saver,
     freeze,
     load_checkpoint,
@@ -127,3 +131,29 @@ def test_the_sum_depends_on_names_types_shapes_and_values():
     assert weights_sha256(dict(reversed(base.items()))) == weights_sha256(base)
     last = base["a"].to(memory_format=torch.preserve_format).clone().T.contiguous().T
     assert weights_sha256(base | {"a": last}) == weights_sha256(base)
+
+
+class Root(CurveLoss):
+    "A loss of somebody, who does not say that `q` has a range."
+
+    def __init__(self, q):
+        super().__init__()
+        self.q = q
+
+
+def rest(loss=None, test_labels=0):
+    "What a checkpoint knows of a run on two pictures."
+    pictures = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    y = torch.tensor([0, 1])
+    d = Dataset("two", pictures, y, pictures, y - test_labels * y, 2)
+    return about_rest(d, loss or CELoss(), protocol_for("digits"), "cpu")
+
+
+def test_another_value_in_somebodys_loss_is_another_run():
+    assert rest(Root(0.1)) == rest(Root(0.1)) != rest(Root(0.9))
+    assert rest(Root(0.1) + CELoss()) != rest(Root(0.9) + CELoss())
+    assert "loss_values" not in rest(GCELoss(q=0.1))
+
+
+def test_other_test_labels_are_another_run():
+    assert rest() == rest() != rest(test_labels=1)

@@ -26,6 +26,7 @@ from epsbook.runs import record
 from epsbook.runs.settings import settings_for
 from epsbook.runs.staged import filled
 from epsbook.runs.sweep import read_list
+from epsbook.runs.table import board
 from epsbook.train import checkpoint, graphs, machine, models
 from epsbook.train.checkpoint import save_checkpoint
 from epsbook.train.checks import find_device
@@ -253,11 +254,62 @@ def test_bytes_and_constant_pixels_are_standardized():
     assert ours.abs().max() < 1e-3 and test.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"accuracy": {}},
+        {"accuracy": None},
+        {"accuracy": {"last": 50.0}},
+        {"accuracy": {"last": float("nan")}},
+        {"seed": [1]},
+        {"seed": "1"},
+        {"method": ["ce"]},
+    ],
+    ids=str,
+)
+def test_what_is_no_record_is_named(run, tmp_path, wrong):
+    file = tmp_path / "wrong_labels-ce_eps+mae-seed1.json"
+    file.write_text(json.dumps(run | wrong))
+    for read in (lambda: record.read_record(str(file)), lambda: board("", tmp_path)):
+        with pytest.raises(ValueError, match=r"seed1.json is not a record"):
+            read()
+
+
+def test_a_record_of_fit_alone_is_read(run, tmp_path):
+    record.write_record({k: run[k] for k in run if k != "terms"}, tmp_path)
+    assert len(record.records("wrong_labels", tmp_path)) == 1
+
+
+def test_an_experiment_is_not_another_that_begins_alike(run, tmp_path):
+    record.write_record(run | {"experiment": "a-b"}, tmp_path)
+    with pytest.raises(FileNotFoundError):
+        record.read_records("a", tmp_path)
+    assert len(record.read_records("a*", tmp_path)) == 1
+
+
+@pytest.mark.parametrize("name", ["d", "spec", "protocol"])
+def test_what_is_of_another_kind_is_named(name):
+    d, spec = data.load("digits"), noise.NoiseSpec.clean()
+    asked = {"d": d, "spec": spec, "protocol": train.protocol_for("digits", "smoke")}
+    with pytest.raises(TypeError, match=f"{name} must be a .*, got str"):
+        train.fit(**asked | {name: "x"}, loss=CELoss(), seed=1)
+
+
 def test_a_record_of_another_scale_is_not_overwritten(run, tmp_path):
     path = record.write_record(run, tmp_path)
     record.write_record(run, tmp_path)
     with pytest.raises(FileExistsError, match="another scale: choose another"):
         record.write_record(run | {"scale": "laptop"}, tmp_path)
+    other = run["protocol"] | {"epochs": 99}
+    with pytest.raises(FileExistsError, match="another protocol: choose another"):
+        record.write_record(run | {"protocol": other}, tmp_path)
+    with pytest.raises(ValueError, match="leave out the slash"):
+        record.write_record(run | {"method": "../ce"}, tmp_path)
+    with pytest.raises(ValueError, match="a record needs seconds"):
+        record.write_record({k: run[k] for k in run if k != "seconds"}, tmp_path)
+    assert [path] == list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError, match="only at smoke"):
+        record.read_records("wrong_labels", tmp_path, at="paper")
     path.write_text("{")
     with pytest.raises(ValueError, match=r"seed1.json is not a record .*delete it"):
         record.read_records("wrong_labels", tmp_path)
