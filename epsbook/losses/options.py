@@ -114,12 +114,7 @@ class _Declared(nn.Module):
 def _naming(init: Any) -> Any:
     "`init`, which says of a parameter that there is not which there are."
 
-    def made(self: Any, *values: Any, **options: Any) -> None:
-        if values:
-            kind = type(self).__name__
-            raise TypeError(
-                f"{kind} takes what it is given by name; see help({kind})"
-            )
+    def made(self: Any, **options: Any) -> None:
         for name in options.keys() - set(OPTIONS):
             inits = [inspect.signature(c.__init__) for c in type(self).__mro__]
             every = [p for s in inits for p in s.parameters.values()]

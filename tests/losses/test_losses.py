@@ -831,11 +831,6 @@ def test_changed_options_and_parameters_are_shown_and_used():
     assert loss(logits, torch.tensor([1])) > 80
 
 
-def test_parameters_go_by_name():
-    with pytest.raises(TypeError, match=r"by name; see help\(GCELoss\)"):
-        GCELoss(0.7)
-
-
 def test_labels_as_floats_are_told_what_to_become():
     with pytest.raises(ValueError, match=r"if these are labels, use target.long\(\)"):
         GCELoss()(torch.randn(4, 5), torch.ones(4))
