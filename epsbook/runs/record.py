@@ -65,7 +65,7 @@ def _checked(found: Any, where: str) -> dict[str, Any]:
     try:
         whole = {k: found[k] for k in _ALWAYS} | found
         last = whole["accuracy"]["last"]
-        names = *(whole[k] for k in ("experiment", "method", "scale")),
+        names = [whole[k] for k in ("experiment", "method", "scale")]
         if not all(isinstance(x, str) for x in names):
             raise TypeError(f"{names} must be words")
         if not isinstance(whole["seed"], int):
